@@ -1,0 +1,1 @@
+"""Writes: contacts (import, unsubscribe), campaigns (their states), sending (the mails)."""
