@@ -1,0 +1,48 @@
+"""How Gunicorn serves the app inside the image; environments differ by the KIT_* variables of the Compose file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Gunicorn's answer to "how many" is read from the host's processors, which say nothing about a container's share.
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+_PERIOD_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+
+
+def processors() -> float:
+    """Tell how many processors this container may use, by its cgroup (version 2 or 1), else all that there are."""
+    try:
+        if _QUOTA.is_file():
+            quota, period = _QUOTA.read_text().split()
+        else:
+            quota, period = _QUOTA_V1.read_text().strip(), _PERIOD_V1.read_text().strip()
+        if quota not in ("max", "-1"):
+            return int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    return float(len(os.sched_getaffinity(0)))
+
+
+bind = "0.0.0.0:8000"
+# Gunicorn's own rule of thumb, (2 x cores) + 1, kept at or below the dozen that its docs call enough.
+workers = int(os.environ.get("KIT_WEB_WORKERS", "0")) or max(2, min(12, int(2 * processors()) + 1))
+worker_class = "gthread"
+threads = int(os.environ.get("KIT_WEB_THREADS", "1"))
+# Both longer than nginx waits for an answer, so that nginx gives up first and says so, and shorter than the container's
+# stop_grace_period.
+timeout = graceful_timeout = int(os.environ.get("KIT_WEB_TIMEOUT", "35"))
+# Longer than nginx keeps an idle connection (60 s): it is nginx that closes it, so no request meets a closing one.
+keepalive = 75
+# A worker that leaks is replaced; the jitter keeps them from going all at once.
+max_requests, max_requests_jitter = 1000, 100
+# A disk that stalls would stall the heartbeat.
+worker_tmp_dir = "/dev/shm"  # noqa: S108 - a memory file system of this container
+# It would write below HOME, which is read-only.
+control_socket_disable = True
+reload = os.environ.get("KIT_WEB_RELOAD") == "true"
+# Behind nginx nobody else reaches this port; published by itself, the headers of strangers are not believed.
+forwarded_allow_ips = "*" if os.environ.get("KIT_FORWARDED_PROTO") == "https" else "127.0.0.1"
+accesslog = "-"
+access_log_format = '%(h)s "%(r)s" %(s)s %(b)s %(M)sms %({x-request-id}i)s'
