@@ -1,0 +1,87 @@
+"""Judge a project and its inventory, and render the bundle on the control node, in one step.
+
+An action and not a module: it needs every input of role release_bundle and runs where Ansible does, so the inputs
+(secrets among them) never leave this process, and no interpreter is started.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
+
+from kit_control import bundle, inventory_checks, manifest, secret_store
+from kit_control.action import KitAction
+from kit_control.context import Stack, build
+from kit_control.errors import KitError
+from kit_control.settings import Settings
+from kit_control.source_owner import owner_of_source
+from kit_control.variables import needed_secrets
+
+
+class ActionModule(KitAction):
+    """Arguments: ``only_check`` (judge, write nothing), ``deploy`` (a value that is lacking is an error)."""
+
+    _requires_connection = False
+    _VALID_ARGS = frozenset({"only_check", "deploy"})
+
+    def work(self) -> dict[str, Any]:
+        """Judge and render; see the module's docstring."""
+        given = self.inputs()
+        root, env, project, settings, folder = given.root, given.env, given.project, given.settings, given.build
+        deploying = bool(self._task.args.get("deploy", False))
+        made: list[str] = []
+        writes = not self._task.args.get("only_check", False) and not self._task.check_mode
+        if settings["secrets_origin"] == "generated":
+            settings, made = _with_generated_secrets(project, settings, folder / secret_store.LOCAL_FILE, writes)
+        images = {name: str(ref) for name, ref in settings["images"].items() if ref}
+        stack = build(
+            project, settings, env, images, owner_of_source(project.source, settings, os.getuid(), os.environ)
+        )
+        if deploying:
+            mistakes = inventory_checks.problems(project, settings, stack, env, images)
+            mistakes += inventory_checks.host_problems(self._connections(), settings, env)
+            _refuse_mistakes(mistakes, env)
+        result: dict[str, Any] = {"missing": list(stack.missing), "folder": str(folder)}
+        if self._task.args.get("only_check", False):
+            return result
+        files = bundle.render(stack, root)
+        changed = bundle.write(files, folder) if writes else bundle.differences(files, folder)
+        result.update(changed=bool(changed or made), files=changed, secrets_made=made)
+        if stack.missing:
+            result["warnings"] = [_missing_warning(stack, env)]
+        return result
+
+    def _connections(self) -> dict[str, str]:
+        hosts = self.variables["groups"].get("app", [])
+        given = {host: self.variables["hostvars"][host].get("ansible_connection", "ssh") for host in hosts}
+        return {host: str(self._templar.template(connection)) for host, connection in given.items()}
+
+
+def _with_generated_secrets(
+    project: manifest.Manifest, settings: Settings, path: Path, writes: bool
+) -> tuple[Settings, list[str]]:
+    needed = needed_secrets(project.data, settings)
+    store = secret_store.PlainStore(path)
+    made = secret_store.fill(store, needed, writes)
+    # In check mode nothing was written: the values that would be made stand in for them.
+    values = secret_store.filled(store.read(), needed)
+    given = {**values, **settings["secret_values"]}
+    return Settings({**settings.values, "secret_values": given}), made
+
+
+def _refuse_mistakes(mistakes: list[str], env: str) -> None:
+    if mistakes:
+        raise KitError(
+            "inventory",
+            "Nothing was changed; this must be mended first:\n" + "\n".join(f"  - {line}" for line in mistakes),
+            f"Mend the lines above, then: make deploy ENV={env}",
+        )
+
+
+def _missing_warning(stack: Stack, env: str) -> str:
+    names = ", ".join(stack.missing)
+    return f"No value for {names}: rendered as __MISSING__<NAME>. A deploy to {env} will say where each belongs."

@@ -1,0 +1,45 @@
+"""Make the secrets that an environment lacks; values that exist are never replaced.
+
+An action and not a module: the values are made, encrypted and written in this process alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
+
+from kit_control import secret_store
+from kit_control.action import KitAction
+from kit_control.variables import is_required, needed_secrets
+
+
+class ActionModule(KitAction):
+    """Takes no arguments; reads manifest and inventory from the variables that role release_bundle reads."""
+
+    _requires_connection = False
+    _VALID_ARGS: frozenset[str] = frozenset()
+
+    def work(self) -> dict[str, Any]:
+        """Make them; see the module's docstring."""
+        given = self.inputs()
+        root, env, project, settings = given.root, given.env, given.project, given.settings
+        needed = needed_secrets(project.data, settings)
+        writes = not self._task.check_mode
+        if settings["secrets_origin"] == "generated":
+            store: secret_store.Store = secret_store.PlainStore(given.build / secret_store.LOCAL_FILE)
+        else:
+            store = secret_store.VaultStore(
+                root / "inventories" / env / "group_vars/all/vault.yml", root / ".vault" / env, env
+            )
+        made = secret_store.fill(store, needed, writes)
+        there = {*needed, *store.read()}
+        unfilled = [
+            name
+            for name, variable in project.data["variables"].items()
+            if variable["secret"] and is_required(variable, settings) and "from" not in variable and name not in there
+        ]
+        where = {"path": str(store.path), "password": store.password}
+        return {"changed": bool(made), "made": made, "to_fill_in": unfilled, **where}

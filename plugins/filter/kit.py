@@ -1,0 +1,93 @@
+"""Filters of the wiring in playbooks/group_vars; the work is done in module_utils/kit_control."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
+
+from kit_control import environment, manifest, services
+from kit_control.errors import KitError
+from kit_engine.base_images import resolve
+from kit_engine.errors import EngineError
+
+
+def kit_environment(inventory_sources: Sequence[str]) -> str:
+    """Name the environment that the first inventory stands for."""
+    try:
+        return environment.environment_name(inventory_sources)
+    except KitError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def kit_manifest(path: str) -> dict[str, Any]:
+    """Read the project's manifest, with its defaults filled in and `source_path` as an absolute folder."""
+    try:
+        project = manifest.load(Path(path))
+    except KitError as error:
+        raise AnsibleFilterError(str(error)) from error
+    return {**project.data, "source_path": str(project.source)}
+
+
+def kit_registry_refs(tags: Mapping[str, str], registry: str) -> dict[str, str]:
+    """Put the registry's host and path before each official name."""
+    return {name: f"{registry.rstrip('/')}/{tag}" for name, tag in tags.items()}
+
+
+def kit_planned_bases(record: str, registry_refs: Mapping[str, str], source: str) -> dict[str, dict[str, Any]]:
+    """Facts of the base images that an environment would run, without asking a host.
+
+    Args:
+        record: path of the environment's record, which may be absent or on another machine.
+        registry_refs: references in the registry by name.
+        source: ``auto``, ``registry`` or ``packages``.
+    """
+    try:
+        return resolve.planned(resolve.read_record(Path(record)), registry_refs, source)
+    except EngineError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def kit_planned_app(path: str, root: str, target: str, base: Mapping[str, Any]) -> dict[str, str]:
+    """Name the app's image as role app_image would, as far as that is known before the base image is there."""
+    try:
+        project = manifest.load(Path(path))
+        if not base.get("id"):
+            return {"ref": project.unbuilt_image(target)}
+        # Imported here: Docker's SDK takes a fifth of a second, and most plays never need it.
+        from kit_control import app_image
+
+        return {"ref": app_image.plan(project, Path(root), target, base).ref}
+    except KitError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def kit_image_refs(bases: Mapping[str, Mapping[str, Any]], app: Mapping[str, Any]) -> dict[str, str]:
+    """Collect the reference of each image from what the roles base_images and app_image told."""
+    return {name: str(facts["ref"]) for name, facts in {**bases, "app": app}.items() if facts}
+
+
+def kit_database_volume(name: str, env: str) -> str:
+    """Name the database's volume on the host."""
+    return services.database_volume(services.project_name(name, env), env)
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Offer the filters by name."""
+        return {
+            "kit_database_volume": kit_database_volume,
+            "kit_environment": kit_environment,
+            "kit_image_refs": kit_image_refs,
+            "kit_manifest": kit_manifest,
+            "kit_planned_app": kit_planned_app,
+            "kit_planned_bases": kit_planned_bases,
+            "kit_registry_refs": kit_registry_refs,
+        }

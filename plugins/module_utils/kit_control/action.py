@@ -1,0 +1,75 @@
+"""What the kit's action plugins share: an error of the kit is the task's message, and the inputs that they read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from kit_control import inputs, manifest
+from kit_control.errors import KitError
+from kit_control.settings import Settings
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A project in an environment.
+
+    Attributes:
+        root: the kit's folder.
+        env: name of the environment.
+        build: its folder below build/.
+        project: the manifest.
+        settings: inputs of role release_bundle.
+    """
+
+    root: Path
+    env: str
+    build: Path
+    project: manifest.Manifest
+    settings: Settings
+
+
+class KitAction(ActionBase):
+    """Runs :meth:`work`; a KitError becomes a failure with its message and code."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the step; see the plugin's docstring."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        # Every variable of the task, as Ansible holds them: templates are not filled in yet.
+        self.variables = task_vars or {}
+        try:
+            result.update(self.work())
+        except KitError as error:
+            result.update(failed=True, msg=str(error), code=error.code)
+        return result
+
+    def work(self) -> dict[str, Any]:
+        """Do what the plugin is for.
+
+        Returns:
+            The task's result.
+
+        Raises:
+            KitError: what is wrong, where, and what to type next.
+        """
+        raise NotImplementedError
+
+    def inputs(self) -> Inputs:
+        """Read the project and the environment from the variables that role release_bundle reads.
+
+        Raises:
+            KitError: the manifest or an input has a mistake.
+        """
+
+        def value(name: str) -> Any:
+            return self._templar.template(self.variables[name])
+
+        root, env = Path(value("kit_root")), str(value("kit_env"))
+        project = manifest.load(Path(value("kit_manifest_path")))
+        settings = inputs.read(root, env, self.variables, value)
+        return Inputs(root, env, Path(value("kit_build_root")) / env, project, settings)

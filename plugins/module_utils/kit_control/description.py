@@ -1,0 +1,86 @@
+"""stack.json: what the engine on the host must know of a release. It holds no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kit_control.manifest import Manifest
+from kit_control.services import database_volume
+from kit_control.settings import APP_UID, IMAGE_STATIC, STATIC_ROOT, Owner, Settings
+
+
+def describe(
+    manifest: Manifest,
+    settings: Settings,
+    env: str,
+    project: str,
+    services: Mapping[str, Mapping[str, Any]],
+    images: Mapping[str, str],
+    source_owner: Owner | None,
+    health_host: str,
+) -> dict[str, Any]:
+    data = manifest.data
+    health = data["health"]
+    if settings.has_edge:
+        # Docker's own word for every address is an empty one.
+        address = settings["edge_address"]
+        url = f"https://{address or '127.0.0.1'}:{settings['https_port']}"
+        ports = [
+            _port(address, settings["http_port"], "nginx", "release_bundle_http_port"),
+            _port(address, settings["https_port"], "nginx", "release_bundle_https_port"),
+        ]
+    else:
+        url = f"http://{settings['web_address']}:{settings['web_port']}"
+        ports = [_port(settings["web_address"], settings["web_port"], "web", "WEB_PORT")]
+    if int(settings["database_port"]):
+        ports.append(_port("127.0.0.1", settings["database_port"], "db", "DB_PORT"))
+    description: dict[str, Any] = {
+        "schema": 1,
+        "name": manifest.name,
+        "env": env,
+        "project": project,
+        "compose_file": f"docker-compose.{env}.yml",
+        "env_file": f".env.{env}",
+        "services": list(services),
+        "app_services": [name for name in services if name not in ("db", "redis", "nginx")],
+        "probe": {
+            "url": url,
+            "host": health_host,
+            "ready": health["ready"],
+        },
+        "manage": ["python", data["django"]["manage"]],
+        "release_commands": data["release"]["commands"],
+        "ports": ports,
+        "database": None,
+        "first_admin": data.get("first_admin") if settings["django_env"] == "local" else None,
+        "source": None,
+        "app_files": None,
+        "limits": {
+            "min_free_bytes": int(settings["min_free_bytes"]),
+            "ready_timeout_seconds": int(settings["ready_timeout_seconds"]),
+            "command_timeout_seconds": int(settings["command_timeout_seconds"]),
+        },
+    }
+    if "db" in services:
+        description["database"] = {
+            "service": "db",
+            "volume": database_volume(project, env),
+            "image": images["postgres"],
+            "name": settings["database_name"],
+            "user": settings["database_user"],
+        }
+    if settings["app_files"]:
+        description["app_files"] = {"static_source": IMAGE_STATIC, "static_root": STATIC_ROOT, "uid": APP_UID}
+    if source_owner is not None:
+        description["source"] = {
+            "path": str(manifest.source),
+            "writable_paths": [{"path": path} for path in data["writable_paths"]],
+            "uid": source_owner.uid,
+            "gid": source_owner.gid,
+        }
+    return description
+
+
+def _port(address: str, port: Any, service: str, choose: str) -> dict[str, Any]:
+    return {"address": address, "port": int(port), "service": service, "choose": choose}

@@ -1,0 +1,185 @@
+"""What an inventory says, judged before any host is touched; every mistake is found in one run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from kit_control.context import Stack
+from kit_control.manifest import Manifest, schema
+from kit_control.settings import MISSING, Settings
+from kit_control.variables import needed_secrets
+
+# What people leave in a file they copied.
+_PLACEHOLDER = re.compile(r"(?i)^(<.*>|change[-_ ]?me.*|replace[-_ ]?me.*|x{3,}|todo|secret|password|your[-_ ].*)$")
+# distribution/reference: name[:port]/path[:tag][@digest], as in the OCI distribution specification.
+_IMAGE = re.compile(
+    r"^([a-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
+)
+# As Django's own check W009 asks of SECRET_KEY.
+_FEWEST_DIFFERENT = 5
+# Facts that an input of the role decides: a value beside it would let the two differ.
+_INPUT_OF = {
+    "environment": "release_bundle_django_env",
+    "debug": "release_bundle_debug",
+    "allowed_hosts": "app_domains",
+    "csrf_trusted_origins": "app_domains",
+}
+_DOMAIN = re.compile(schema()["$defs"]["domain"]["pattern"])
+_CHECKS_BY_TYPE = {
+    "integer": (re.compile(r"^[+-]?[0-9]+$"), "a whole number"),
+    "boolean": (re.compile(r"^(true|false)$"), "true or false"),
+    "url": (
+        re.compile(r"^[a-z][a-z0-9+.-]*://\S+$"),
+        "an address with a scheme, such as https://example.com",
+    ),
+    "email": (re.compile(r"^([^<>]*<)?[^@\s<>]+@[^@\s<>]+>?$"), "a mail address"),
+}
+
+
+def problems(manifest: Manifest, settings: Settings, stack: Stack, env: str, images: Mapping[str, str]) -> list[str]:
+    """List what must be mended before a deploy.
+
+    Args:
+        manifest: the project.
+        settings: inputs of role release_bundle.
+        stack: what they came to.
+        env: name of the environment, for the advice.
+        images: reference of each image.
+
+    Returns:
+        One line for each mistake, with the place to mend it; empty when all is well.
+    """
+    where = f"inventories/{env}/group_vars/all"
+    return [
+        *_missing(manifest, settings, stack, env, where),
+        *_unknown_names(manifest, settings, where),
+        *_values(manifest, settings, where),
+        *_ports(stack, where),
+        *_images(images, where),
+        *_domains(settings, where),
+        *_modes(settings, where),
+    ]
+
+
+def host_problems(connections: Mapping[str, str], settings: Settings, env: str) -> list[str]:
+    """Say what is wrong with the hosts that an inventory names.
+
+    Args:
+        connections: how each host of group ``app`` is reached, as Ansible names it (``ssh``, ``local``).
+        settings: inputs of role release_bundle.
+        env: name of the environment.
+    """
+    if connections:
+        # Nothing is delivered to another host yet: neither images nor nginx's files nor a synchronised source.
+        here = set(connections.values()) == {"local"}
+        if here and not settings.has_edge and settings["source"] != "read_only":
+            return []
+        return [
+            f"{env} cannot be deployed by this version of the kit, which brings local to the machine it runs on; "
+            f"{env}'s files can be rendered: make render ENV={env}"
+        ]
+    return [
+        f"inventories/{env}/hosts.yml names no host; write under `app:`\n"
+        "      hosts:\n        web1: {ansible_host: 192.0.2.10, ansible_user: deploy}\n"
+        f"    or name an inventory of yours: make deploy ENV={env} INVENTORY=path/to/hosts.yml"
+    ]
+
+
+def _missing(manifest: Manifest, settings: Settings, stack: Stack, env: str, where: str) -> Iterator[str]:
+    variables = manifest.data["variables"]
+    for name in stack.missing:
+        if name == "app_domains":
+            yield f"{where}: no host name of the site; write app_domains: [www.example.com]"
+        elif name in needed_secrets(manifest.data, settings):
+            yield f"secret {name} has no value; type: make secrets ENV={env}"
+        elif name not in variables:
+            yield f"secret {name} of the external service has no value; write it under vault_secrets"
+        elif variables[name]["secret"]:
+            meaning = variables[name]["meaning"]
+            yield f"secret {name} ({meaning}) has no value; write it under vault_secrets (docs/QUICKSTART.md)"
+        else:
+            yield f"{where}: {name} ({variables[name]['meaning']}) has no value; write app_variables: {{{name}: …}}"
+
+
+def _unknown_names(manifest: Manifest, settings: Settings, where: str) -> Iterator[str]:
+    variables = manifest.data["variables"]
+    for name in settings["variables"]:
+        if name not in variables:
+            yield f"{where}: app_variables names {name}, which the manifest does not know; known: {_listed(variables)}"
+        elif variables[name]["secret"]:
+            yield f"{where}: {name} is a secret and must not stand in app_variables; put it into vault_secrets"
+        elif variables[name].get("from") in _INPUT_OF:
+            yield f"{where}: app_variables must not name {name}; set {_INPUT_OF[variables[name]['from']]} instead"
+    known = {*variables, "DATABASE_PASSWORD", "REDIS_PASSWORD"}
+    for name in settings["secret_values"]:
+        if name not in known:
+            yield f"{where}: vault_secrets names {name}, which the manifest does not know"
+    if settings["processes"] != "all":
+        processes = manifest.data["processes"]
+        for name in settings["processes"]:
+            if name not in processes:
+                yield f"{where}: release_bundle_processes names {name}; the manifest has: {_listed(processes)}"
+
+
+def _values(manifest: Manifest, settings: Settings, where: str) -> Iterator[str]:
+    """Judge given values; a secret's value is never repeated in the message."""
+    given = {**settings["variables"], **settings["secret_values"]}
+    for name, variable in manifest.data["variables"].items():
+        if name not in given:
+            continue
+        value = given[name]
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        secret = variable["secret"]
+        shown = "its value" if secret else repr(text)
+        if MISSING in text or (secret and _PLACEHOLDER.match(text)):
+            yield f"{where}: {name} still holds a placeholder; give it a real value"
+        if len(text) < variable.get("min_length", 0):
+            yield f"{where}: {name} has {len(text)} characters, at least {variable['min_length']} are needed"
+        elif secret and "min_length" in variable and len(set(text)) < _FEWEST_DIFFERENT:
+            yield f"{where}: {name} has {len(set(text))} different characters, at least {_FEWEST_DIFFERENT} are needed"
+        for prefix in variable["forbidden_prefixes"]:
+            if text.startswith(prefix):
+                yield f"{where}: {name} starts with {prefix!r}, which marks a value that is not for real use"
+        if variable["type"] in _CHECKS_BY_TYPE and not isinstance(value, list | dict) and text:
+            pattern, wanted = _CHECKS_BY_TYPE[variable["type"]]
+            if not pattern.match(text):
+                yield f"{where}: {name}: {shown} is not {wanted}"
+        if "\0" in text:
+            yield f"{where}: {name} holds a NUL character, which no environment variable can"
+
+
+def _ports(stack: Stack, where: str) -> Iterator[str]:
+    seen: dict[int, str] = {}
+    for port in stack.description["ports"]:
+        number, name = port["port"], f"the port of {port['service']} ({port['choose']})"
+        if not 1 <= number <= 65535:
+            yield f"{where}: {name} is {number}; allowed: 1 to 65535"
+        elif number in seen:
+            yield f"{where}: port {number} is used twice: {seen[number]} and {name}"
+        seen.setdefault(number, name)
+
+
+def _images(images: Mapping[str, str], where: str) -> Iterator[str]:
+    for name, reference in images.items():
+        if not _IMAGE.match(reference):
+            yield f"{where}: {reference!r} is no name of an image ({name}); write host/path:tag or host/path@sha256:…"
+
+
+def _domains(settings: Settings, where: str) -> Iterator[str]:
+    for domain in settings["domains"]:
+        if not _DOMAIN.match(str(domain)):
+            yield f"{where}: app_domains: {domain!r} is no host name; write such as www.example.com or *.example.com"
+
+
+def _modes(settings: Settings, where: str) -> Iterator[str]:
+    if settings["debug"] and settings["django_env"] == "production":
+        yield f"{where}: release_bundle_debug is true in production; take the line out"
+    if settings["web_server"] == "runserver" and settings["django_env"] == "production":
+        yield f"{where}: release_bundle_web_server is runserver, which is for development; write gunicorn"
+    if int(settings["web_replicas"]) > 1 and not settings.has_edge:
+        yield f"{where}: {settings['web_replicas']} web replicas need nginx; write release_bundle_edge: nginx"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

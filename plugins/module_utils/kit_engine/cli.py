@@ -1,0 +1,134 @@
+"""The command line of the engine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from kit_engine import __version__, images_verbs, prepare, release, verbs
+from kit_engine.docker import Docker
+from kit_engine.errors import EngineError, UsageError
+from kit_engine.report import Report
+from kit_engine.stack import load
+
+FAILED, USAGE = 1, 2
+# As a shell tells it of a program that Ctrl-C ended.
+INTERRUPTED = 130
+
+Verb = Callable[[Docker, argparse.Namespace], None]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors read like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[0].upper()}{message[1:]}.", "./docker-manage.sh help")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one verb.
+
+    Args:
+        argv: the arguments after the program's name.
+
+    Returns:
+        0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    words = list(argv)
+    report = Report("engine", "--json" in words)
+    try:
+        arguments = parser().parse_args(_with_separator(words))
+        report.verb = arguments.verb
+        arguments.report = report
+        if "request" in arguments:
+            arguments.run(arguments)
+            prepare.give_back(arguments.root)
+            return 0
+        stack = load(arguments.root)
+        if arguments.env and arguments.env != stack.env:
+            raise UsageError(
+                f"{stack.root} holds environment {stack.env}, not {arguments.env!r}.",
+                f"./docker-manage.sh {stack.env} {arguments.verb}",
+            )
+        docker = Docker(stack)
+        run: Verb = arguments.run
+        if run is verbs.up_verb:
+            report.steps = len(release.STEPS)
+        run(docker, arguments)
+        prepare.give_back(stack.root)
+    except UsageError as error:
+        report.failed(error)
+        return USAGE
+    except EngineError as error:
+        report.failed(error)
+        return FAILED
+    except OSError as error:
+        place = error.filename or "a file"
+        report.failed(
+            EngineError("files", f"{place}: {error.strerror or error}.", f"ls -ld {place}    (may you write?)")
+        )
+        return FAILED
+    except KeyboardInterrupt:
+        report.failed(EngineError("interrupted", "Interrupted.", "repeat the command; it goes on from what is there"))
+        return INTERRUPTED
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    top = _Parser(
+        prog="docker-manage.sh ENVIRONMENT",
+        usage="./docker-manage.sh ENVIRONMENT VERB [ARGUMENTS]",
+        description="Keeps one stack on this host.",
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    top.add_argument("--root", type=Path, required=True, help="the deploy root; docker-manage.sh gives it")
+    top.add_argument("--env", help="the environment that must be there; docker-manage.sh gives it")
+    commands = top.add_subparsers(dest="verb", required=True, metavar="verb", parser_class=_Parser)
+
+    def add(name: str, run: Verb, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        if json:
+            command.add_argument("--json", action="store_true", help="print one JSON object")
+        return command
+
+    add("check", verbs.check_verb, "judge this host, change nothing")
+    add("up", verbs.up_verb, "bring the stack up, or up to date")
+    add("down", verbs.down, "stop the stack, keep its data")
+    destroy = add("destroy", verbs.destroy, "remove the stack with its data")
+    destroy.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")
+    add("status", verbs.status, "show how the stack is")
+    add("migrate", verbs.migrate, "run the release commands (migrations) now")
+    restart = add("restart", verbs.restart, "restart all services, or one")
+    restart.add_argument("service", nargs="?")
+    add("ps", verbs.ps, "list the containers", json=False)
+    logs = add("logs", verbs.logs, "show the logs of all services, or one", json=False)
+    logs.add_argument("service", nargs="?")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
+    shell = add("shell", verbs.shell, "open a shell inside a service's container", json=False)
+    shell.add_argument("service", nargs="?")
+    manage = add("manage", verbs.manage, "run manage.py with the arguments that follow", json=False)
+    manage.add_argument("words", nargs="*")
+    for name, run in (("base-images", images_verbs.base_images), ("app-image", images_verbs.app_image_verb)):
+        # Without a help text: these are for Ansible, which knows what an environment asks for.
+        images = commands.add_parser(name)
+        images.set_defaults(run=run)
+        images.add_argument("--json", action="store_true")
+        images.add_argument("--request", required=True, metavar="JSON")
+    return top
+
+
+def _with_separator(words: list[str]) -> list[str]:
+    """Keep argparse from reading what belongs to manage.py."""
+    for number, word in enumerate(words):
+        if word == "manage" and (number == 0 or words[number - 1] != "--root"):
+            return [*words[: number + 1], "--", *words[number + 1 :]]
+    return words
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,146 @@
+"""Which services run exactly as this release wants them.
+
+Compose's own hash cannot be asked for: for a service with an env_file, ``config --hash`` prints another one than
+``up`` compares (seen with Compose 2.26). So the engine notes what it brought up, and from which configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kit_engine.docker import Container, Docker, image_id
+
+RECORD = "records/running.json"
+
+
+def fingerprints(docker: Docker) -> dict[str, str]:
+    """Hash each service's configuration as Compose reads it, environment and all.
+
+    Args:
+        docker: the stack's containers.
+
+    Returns:
+        SHA-256 by service name.
+
+    Raises:
+        EngineError: Compose cannot read the file.
+    """
+    config = docker.configuration
+    contents = _secrets(docker)
+    shared = {name: config.get(name) for name in ("networks", "volumes", "secrets")}
+    return {name: _hash([service, shared, contents[name]]) for name, service in config["services"].items()}
+
+
+def with_other_secrets(docker: Docker, containers: Sequence[Container]) -> set[str]:
+    """Name the services that must be made anew although Compose sees no difference: it knows a secret's file by name.
+
+    Args:
+        docker: the stack's containers.
+        containers: all that there are.
+
+    Returns:
+        Those whose own mounted secrets hold something else than when they were brought up; a secret of another
+        service is no reason.
+    """
+    noted = _read(docker)
+    there = {container.service for container in containers}
+    return {
+        name
+        for name, contents in _secrets(docker).items()
+        if name in there and "secrets" in noted.get(name, {}) and noted[name]["secrets"] != contents
+    }
+
+
+def _secrets(docker: Docker) -> dict[str, str]:
+    """One hash by service over what its mounted secrets hold; empty for a service without any."""
+    config = docker.configuration
+    files = config.get("secrets") or {}
+    mounted = {
+        name: [(one["source"], _content(files[one["source"]]["file"])) for one in service.get("secrets") or ()]
+        for name, service in config["services"].items()
+    }
+    return {name: _hash(contents) if contents else "" for name, contents in mounted.items()}
+
+
+def _content(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def services(docker: Docker, containers: Sequence[Container], wanted: Mapping[str, str]) -> set[str]:
+    """Name the services for which nothing is to be done.
+
+    Args:
+        docker: the stack's containers.
+        containers: all that there are.
+        wanted: the fingerprints of this release.
+
+    Returns:
+        Those whose containers run, are the ones that were brought up last, from this configuration, and whose image
+        is still the one that its name stands for. None at all if a container belongs to no service any more.
+    """
+    stack = docker.stack
+    noted = _read(docker)
+    contents = _secrets(docker)
+    if any(container.service not in stack.services for container in containers):
+        return set()
+    images = {reference: image_id(reference) for reference in {item.reference for item in containers}}
+    current = set()
+    for service in stack.services:
+        mine = [item for item in containers if item.service == service]
+        as_noted = noted.get(service) == _note(wanted.get(service, ""), contents.get(service, ""), mine)
+        if mine and as_noted and all(_sound(item, images[item.reference]) for item in mine):
+            current.add(service)
+    return current
+
+
+def remember(docker: Docker, containers: Sequence[Container], wanted: Mapping[str, str]) -> None:
+    """Note what runs now.
+
+    Args:
+        docker: the stack's containers.
+        containers: all that there are.
+        wanted: the fingerprints they were brought up from.
+    """
+    contents = _secrets(docker)
+    note = {
+        service: _note(
+            wanted.get(service, ""),
+            contents.get(service, ""),
+            [item for item in containers if item.service == service],
+        )
+        for service in docker.stack.services
+    }
+    if note != _read(docker):
+        record = docker.stack.root / RECORD
+        # For its owner alone: the hash of a weak password can be guessed.
+        record.touch(mode=0o600)
+        record.chmod(0o600)
+        record.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+def _note(fingerprint: str, secrets: str, containers: Sequence[Container]) -> dict[str, Any]:
+    ids = sorted(item.id for item in containers)
+    return {"configuration": fingerprint, "secrets": secrets, "containers": ids}
+
+
+def _sound(container: Container, image: str) -> bool:
+    return container.running and not container.in_restart_loop and container.image == image
+
+
+def _read(docker: Docker) -> dict[str, Any]:
+    try:
+        noted = json.loads((docker.stack.root / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,256 @@
+"""Docker and Compose through their command line, as far as the engine needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from kit_engine import command
+from kit_engine.command import Done
+from kit_engine.errors import EngineError
+from kit_engine.stack import Stack
+
+PROJECT_LABEL = "com.docker.compose.project"
+SERVICE_LABEL = "com.docker.compose.service"
+ONE_OFF_LABEL = "com.docker.compose.oneoff"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of the stack.
+
+    Attributes:
+        image: id of the image it runs; ``reference`` is the name it was asked for by.
+        state: Docker's word: ``created running restarting exited …``.
+        health: ``starting``, ``healthy``, ``unhealthy``, or empty without a health check.
+        started: when it was started last, as Docker writes it.
+        restarts: how often Docker restarted it.
+        health_command: its health check as words to execute inside.
+        ports: the host's ports that it publishes, or would if it ran.
+    """
+
+    id: str
+    name: str
+    service: str
+    image: str
+    reference: str
+    state: str
+    exit_code: int
+    health: str
+    started: str
+    restarts: int
+    health_command: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs at this moment and is not about to be restarted."""
+        return self.state == "running"
+
+    @property
+    def in_restart_loop(self) -> bool:
+        """Whether it ends again and again, even if it runs for the moment."""
+        return self.state in ("restarting", "dead") or (self.restarts > 0 and self.health in ("starting", "unhealthy"))
+
+
+class Docker:
+    """One stack's containers.
+
+    Args:
+        stack: which.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        # The user's own COMPOSE_* (file, project, profiles) must not bend what is started here.
+        self.env = {name: "" for name in os.environ if name.startswith("COMPOSE_")}
+        self.env.update({"KIT_BUNDLE": str(stack.bundle), "COMPOSE_ANSI": "never"})
+
+    def compose_command(self, *words: str) -> list[str]:
+        """Build a Compose command for this stack."""
+        stack = self.stack
+        return [
+            "docker",
+            "compose",
+            "--project-name",
+            stack.project,
+            "--project-directory",
+            str(stack.root / "shared/compose"),
+            "--file",
+            str(stack.bundle / stack.compose_file),
+            *words,
+        ]
+
+    def compose(self, *words: str, code: str, remedy: str, stdin: str | None = None) -> Done:
+        """Run a Compose command that must succeed.
+
+        Args:
+            words: what follows ``docker compose`` and its common flags.
+            code: code of the error if it fails.
+            remedy: what to type next if it fails.
+            stdin: text for its standard input.
+
+        Returns:
+            Its output.
+
+        Raises:
+            EngineError: it failed or took longer than the stack's ``command_timeout_seconds``.
+        """
+        return command.demand(
+            self.compose_command(*words),
+            code=code,
+            remedy=remedy,
+            limit=self.stack.limits.command_timeout_seconds,
+            stdin=stdin,
+            env=self.env,
+        )
+
+    def containers(self) -> list[Container]:
+        """List the stack's containers, running or not, without those of one-off commands.
+
+        Raises:
+            EngineError: the engine does not answer.
+        """
+        remedy = "docker info    (does the engine answer?)"
+        label = f"label={PROJECT_LABEL}={self.stack.project}"
+        listed = command.demand(
+            ["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", label], code="docker", remedy=remedy
+        )
+        ids = listed.out.split()
+        if not ids:
+            return []
+        # One of them may be gone in between: what is left is printed all the same.
+        done = command.run(["docker", "inspect", "--type", "container", *ids])
+        found = [_container(item) for item in json.loads(done.out or "[]") if not _is_one_off(item)]
+        order = {name: number for number, name in enumerate(self.stack.services)}
+        return sorted(found, key=lambda item: (order.get(item.service, len(order)), item.name))
+
+    def of(self, service: str) -> list[Container]:
+        """List the containers of one service."""
+        return [container for container in self.containers() if container.service == service]
+
+    def running(self, service: str) -> Container:
+        """Give a running container of a service.
+
+        Raises:
+            EngineError: none runs.
+        """
+        for container in self.of(service):
+            if container.running:
+                return container
+        raise EngineError(
+            "stopped", f"Service {service} of {self.stack.project} is not running.", self.stack.make("deploy")
+        )
+
+    def execute(
+        self, container: Container, argv: Sequence[str], *, stdin: str | None = None, limit: float | None = None
+    ) -> Done:
+        """Run a command inside a running container, without a terminal.
+
+        Args:
+            container: where.
+            argv: program and arguments; never a secret.
+            stdin: text for its standard input.
+            limit: seconds; default is the stack's ``command_timeout_seconds``.
+
+        Returns:
+            Exit code and output.
+
+        Raises:
+            EngineError: it took too long.
+        """
+        interactive = [] if stdin is None else ["--interactive"]
+        return command.run(
+            ["docker", "exec", *interactive, container.id, *argv],
+            limit=self.stack.limits.command_timeout_seconds if limit is None else limit,
+            stdin=stdin,
+        )
+
+    def last_log_lines(self, container: Container) -> str:
+        """Give the end of a container's log, indented for a message."""
+        done = command.run(["docker", "logs", "--tail", "30", container.id])
+        # The streams are printed apart; an error is nearly always on the second one.
+        return command.tail(f"{done.out}\n{done.err}")
+
+    def image_uid(self, reference: str, user: str) -> int:
+        """Find the number of the user that a container runs as.
+
+        Args:
+            reference: its image.
+            user: what the service asks for, by name or number; empty for the image's own.
+
+        Returns:
+            The user's number inside; 0 is root.
+
+        Raises:
+            EngineError: the image is not on this host, or does not know the user.
+        """
+        remedy = self.stack.make("deploy")
+        if not user:
+            words = ["docker", "image", "inspect", "--format", "{{.Config.User}}", reference]
+            user = command.demand(words, code="image", remedy=remedy).out.strip()
+        user = user.partition(":")[0] or "0"
+        if user.isdigit():
+            return int(user)
+        # Only the image's own list of users knows a name.
+        words = ["docker", "run", "--rm", "--pull", "never", "--network", "none", "--user", user]
+        done = command.demand([*words, "--entrypoint", "id", reference, "-u"], code="image", remedy=remedy)
+        return int(done.out)
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """The Compose file as Compose reads it, with every value filled in: secrets too, so it is never printed.
+
+        Raises:
+            EngineError: Compose cannot read the file.
+        """
+        done = self.compose("config", "--format", "json", code="compose_file", remedy=self.stack.make("render"))
+        value: dict[str, Any] = json.loads(done.out)
+        return value
+
+    def has_volume(self, name: str) -> bool:
+        """Tell whether a volume of that name is there."""
+        return command.run(["docker", "volume", "inspect", name]).code == 0
+
+
+def image_id(reference: str) -> str:
+    """Give the id of an image on this host; empty if there is none."""
+    done = command.run(["docker", "image", "inspect", "--format", "{{.Id}}", reference])
+    return done.out.strip() if done.code == 0 else ""
+
+
+def _is_one_off(item: Mapping[str, Any]) -> bool:
+    return bool((item["Config"].get("Labels") or {}).get(ONE_OFF_LABEL) == "True")
+
+
+def _container(item: Mapping[str, Any]) -> Container:
+    config, state = item["Config"], item["State"]
+    labels = config.get("Labels") or {}
+    ports = item["HostConfig"].get("PortBindings") or {}
+    return Container(
+        id=item["Id"],
+        name=item["Name"].lstrip("/"),
+        service=labels.get(SERVICE_LABEL, ""),
+        image=item["Image"],
+        reference=config["Image"],
+        state="restarting" if state.get("Restarting") else state["Status"],
+        exit_code=int(state.get("ExitCode", 0)),
+        health=(state.get("Health") or {}).get("Status", ""),
+        started=state.get("StartedAt", ""),
+        restarts=int(item.get("RestartCount", 0)),
+        health_command=_health_command(config),
+        ports=tuple(int(bound["HostPort"] or 0) for bindings in ports.values() for bound in bindings or ()),
+    )
+
+
+def _health_command(config: Mapping[str, Any]) -> tuple[str, ...]:
+    test = (config.get("Healthcheck") or {}).get("Test") or []
+    if test[:1] == ["CMD"]:
+        return tuple(test[1:])
+    if test[:1] == ["CMD-SHELL"]:
+        return ("sh", "-c", test[1])
+    return ()

@@ -1,0 +1,194 @@
+"""Folders and files of the host that containers mount, made with the right owner before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kit_engine.base_images.resolve import read_record
+from kit_engine.docker import Docker
+from kit_engine.errors import EngineError
+from kit_engine.stack import Source, Stack
+
+# Compose mounts a secret's file as it is: readable by its one user, or by all inside a folder that only we may enter.
+OWNED_MODE, SHARED_MODE = 0o400, 0o444
+
+
+def folders(stack: Stack) -> None:
+    """Make what Compose's project directory needs.
+
+    Args:
+        stack: whose deploy root; its log folder is handed to the user that the app runs as.
+
+    Raises:
+        EngineError: the log folder belongs to somebody else and we are not root.
+    """
+    (stack.root / "shared/compose").mkdir(parents=True, exist_ok=True)
+    (stack.root / "records").mkdir(exist_ok=True)
+    if stack.app_files is None:
+        return
+    logs, uid = stack.root / "shared/logs", stack.app_files.uid
+    logs.mkdir(exist_ok=True)
+    if logs.stat().st_uid == uid:
+        return
+    if os.geteuid() != 0:
+        raise EngineError(
+            "files",
+            f"{logs} belongs to user {logs.stat().st_uid}, the app runs as {uid}.",
+            f"sudo chown {uid}:{uid} {logs}",
+        )
+    os.chown(logs, uid, uid)
+
+
+def give_back(root: Path) -> None:
+    """As root, hand what the engine keeps to the deploy root's owner: who may use Docker next time without sudo.
+
+    Args:
+        root: the deploy root. Secrets, and what containers write, keep the owners that they need.
+    """
+    if os.geteuid() != 0 or not root.is_dir():
+        return
+    owner = root.stat()
+    for name in ("bin", "records", "shared"):
+        places = [root / name, *(root / name).glob("*")]
+        for place in places:
+            if place.exists() and place.name != "logs" and place.lstat().st_uid != owner.st_uid:
+                os.lchown(place, owner.st_uid, owner.st_gid)
+
+
+def secrets(docker: Docker) -> bool:
+    """Put the bundle's secret files where Compose mounts them from, owned by the user that reads them.
+
+    Args:
+        docker: the stack's containers; images are on this host.
+
+    Returns:
+        Whether a file was written or removed.
+
+    Raises:
+        EngineError: services that run as different users want the same secret.
+    """
+    source, target = docker.stack.bundle / "secrets", docker.stack.root / "shared/secrets"
+    wanted = {path.name: path.read_bytes() for path in sorted(source.glob("*"))} if source.is_dir() else {}
+    if not wanted and not target.is_dir():
+        return False
+    target.mkdir(mode=0o700, exist_ok=True)
+    readers = _readers(docker) if wanted else {}
+    differing = [name for name, content in wanted.items() if not _holds(target / name, content, readers.get(name, 0))]
+    strangers = [path for path in target.iterdir() if path.name not in wanted]
+    for name in differing:
+        _place(target / name, wanted[name], readers.get(name, 0))
+    for path in strangers:
+        path.unlink()
+    return bool(differing or strangers)
+
+
+def writable_paths(source: Source) -> list[str]:
+    """Make the paths that the project writes inside its mounted source, and hand them to the user it runs as.
+
+    Args:
+        source: the folder; nothing in it but its declared writable paths is touched.
+
+    Returns:
+        What was made or handed over.
+
+    Raises:
+        EngineError: a path leads out of the source, or belongs to somebody else and we are not root.
+    """
+    done = []
+    root = source.path.resolve()
+    for name in source.writable_paths:
+        path = root / name
+        if not path.resolve().is_relative_to(root):
+            raise EngineError(
+                "source", f"Writable path {name} leads out of {root}.", "correct writable_paths in the manifest"
+            )
+        if not path.is_dir():
+            _make(path, root, source)
+            done.append(name)
+        elif _hand_over(path, source):
+            done.append(name)
+    return done
+
+
+def _make(path: Path, root: Path, source: Source) -> None:
+    missing = [folder for folder in (path, *path.parents) if folder.is_relative_to(root) and not folder.exists()]
+    try:
+        for folder in reversed(missing):
+            folder.mkdir()
+            if os.geteuid() == 0:
+                os.chown(folder, source.uid, source.gid)
+    except OSError as error:
+        raise EngineError(
+            "source", f"{path} cannot be made: {error.strerror}.", f"sudo install -d -o {source.uid} {path}"
+        ) from None
+
+
+def _hand_over(path: Path, source: Source) -> bool:
+    """Give a folder with all in it to the user that the app runs as."""
+    changed = False
+    for folder, folders_inside, files in os.walk(path):
+        # Plain strings, as os.walk gives them: a media folder may hold many thousands.
+        for entry in [folder, *(os.path.join(folder, name) for name in [*folders_inside, *files])]:  # noqa: PTH118
+            if os.lstat(entry).st_uid == source.uid:
+                continue
+            if os.geteuid() != 0:
+                raise EngineError(
+                    "source",
+                    f"{entry} belongs to user {os.lstat(entry).st_uid}, the app runs as {source.uid}.",
+                    f"sudo chown -R {source.uid}:{source.gid} {path}",
+                )
+            os.lchown(entry, source.uid, source.gid)
+            changed = True
+    return changed
+
+
+def _holds(path: Path, content: bytes, uid: int) -> bool:
+    try:
+        return path.read_bytes() == content and (os.geteuid() != 0 or path.stat().st_uid == uid)
+    except OSError:
+        return False
+
+
+def _place(path: Path, content: bytes, uid: int) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=0o600)
+    temporary.write_bytes(content)
+    if os.geteuid() == 0:
+        os.chown(temporary, uid, -1)
+        temporary.chmod(OWNED_MODE)
+    else:
+        temporary.chmod(OWNED_MODE if uid in (0, os.geteuid()) else SHARED_MODE)
+    temporary.replace(path)
+
+
+def _readers(docker: Docker) -> dict[str, int]:
+    """Find the numeric user that reads each secret file, from Compose's own reading of the file and the images."""
+    config = docker.configuration
+    files = {name: Path(entry["file"]).name for name, entry in (config.get("secrets") or {}).items()}
+    readers: dict[str, int] = {}
+    for service, entry in config["services"].items():
+        for secret in entry.get("secrets") or ():
+            uid = _reader(docker, entry)
+            name = files[secret["source"]]
+            if readers.setdefault(name, uid) != uid:
+                raise EngineError(
+                    "secrets",
+                    f"Secret {name} is read by users {readers[name]} and {uid} ({service}); a file has one owner.",
+                    "give those services one user in compose/services",
+                )
+    return readers
+
+
+def _reader(docker: Docker, service: Mapping[str, Any]) -> int:
+    """The user that a service's server runs as: the service's own, the image's, or the one its entrypoint becomes.
+
+    The last one is no fact of the image that Docker could tell; role base_images found it out and noted it.
+    """
+    image = str(service["image"])
+    uid = docker.image_uid(image, str(service.get("user") or ""))
+    noted = read_record(docker.stack.root / "records/base_images.json")["images"].values()
+    return next((int(facts["uid"]) for facts in noted if uid == 0 and facts["ref"] == image), uid)

@@ -1,0 +1,150 @@
+"""Wait until what was started works, and give up at once when it cannot any more."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from kit_engine.docker import Container, Docker
+from kit_engine.errors import EngineError
+from kit_engine.stack import Probe
+
+POLL_SECONDS = 0.2
+# Longest that one answer may take; a slower one is asked again.
+ANSWER_SECONDS = 5.0
+# Asking Docker costs 60 ms, an HTTP request 2 ms: containers are looked at on every fifth poll only.
+POLLS_PER_LOOK = 5
+
+
+def wait_healthy(docker: Docker, service: str, restarts: Mapping[str, int]) -> None:
+    """Wait until a service's containers pass their health check.
+
+    The check is executed here as well as by Docker, whose interval would cost seconds.
+
+    Args:
+        docker: the stack's containers.
+        service: a service that was started.
+        restarts: how often each container (by id) had been restarted before.
+
+    Raises:
+        EngineError: a container stopped or restarted, or the time is up; with the end of its log.
+    """
+    limit = docker.stack.limits.ready_timeout_seconds
+    end = time.monotonic() + limit
+    while True:
+        containers = docker.of(service)
+        if not containers:
+            raise _gave_up(docker, service, None, "has no container")
+        for container in containers:
+            _refuse_broken(docker, container, restarts.get(container.id, 0))
+        if all(_is_healthy(docker, container) for container in containers):
+            return
+        if time.monotonic() > end:
+            raise _gave_up(docker, service, containers[0], f"is not healthy after {limit} s")
+        time.sleep(POLL_SECONDS)
+
+
+def wait_ready(docker: Docker, restarts: Mapping[str, int]) -> None:
+    """Wait until the site answers 200 on its readiness path.
+
+    Args:
+        docker: the stack's containers.
+        restarts: how often each container (by id) had been restarted before.
+
+    Raises:
+        EngineError: a container of the app stopped or restarted, or the time is up; with the last answer and the
+            end of the log.
+    """
+    stack = docker.stack
+    limit = stack.limits.ready_timeout_seconds
+    end = time.monotonic() + limit
+    polls = 0
+    while True:
+        problem = ask(stack.probe, stack.probe.ready)
+        if problem is None:
+            return
+        if polls % POLLS_PER_LOOK == 0:
+            for container in docker.containers():
+                if container.service in stack.app_services:
+                    _refuse_broken(docker, container, restarts.get(container.id, 0))
+        if time.monotonic() > end:
+            raise EngineError(
+                "not_ready",
+                f"{stack.probe.url}{stack.probe.ready} is not ready after {limit} s: {problem}\n"
+                f"{_log(docker, docker.of(stack.web))}",
+                stack.make("logs", f"ARGS={stack.web}"),
+            )
+        polls += 1
+        time.sleep(POLL_SECONDS)
+
+
+def ask(probe: Probe, path: str) -> str | None:
+    """Ask for a path once, the way the site's own proxy would.
+
+    Args:
+        probe: address and Host header.
+        path: such as ``/health/ready``.
+
+    Returns:
+        None for a 200, else what was answered; a redirect is no answer.
+    """
+    headers = {"Host": probe.host, "Connection": "close"}
+    try:
+        connection = _connect(probe)
+        try:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            status, text = answer.status, answer.read(500).decode("utf-8", "replace").strip()
+            target = answer.getheader("Location", "")
+        finally:
+            connection.close()
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer ({error})"
+    if status == http.client.OK:
+        return None
+    if 300 <= status < 400:
+        return f"HTTP {status}, a redirect to {target}: the health path must answer by itself"
+    return f"HTTP {status} for Host {probe.host}: {' '.join(text.split())[:200] or '(empty)'}"
+
+
+def _connect(probe: Probe) -> http.client.HTTPConnection:
+    parts = urlsplit(probe.url)
+    default = 443 if parts.scheme == "https" else 80
+    address = (parts.hostname or "127.0.0.1", parts.port or default)
+    connection = http.client.HTTPConnection(*address, timeout=ANSWER_SECONDS)
+    if parts.scheme == "https":
+        # Whether the certificate is good is judged where it is installed; here only the app behind it counts.
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        plain = socket.create_connection(address, timeout=ANSWER_SECONDS)
+        connection.sock = context.wrap_socket(plain, server_hostname=probe.host)
+    return connection
+
+
+def _is_healthy(docker: Docker, container: Container) -> bool:
+    if not container.running:
+        return False
+    if container.health == "healthy" or not container.health_command:
+        return True
+    return docker.execute(container, container.health_command, limit=ANSWER_SECONDS * 2).code == 0
+
+
+def _refuse_broken(docker: Docker, container: Container, restarts_before: int) -> None:
+    if container.state in ("exited", "dead", "removing"):
+        raise _gave_up(docker, container.service, container, f"stopped with exit code {container.exit_code}")
+    if container.state == "restarting" or container.restarts > restarts_before:
+        raise _gave_up(docker, container.service, container, "ends soon after its start and is restarted over and over")
+
+
+def _gave_up(docker: Docker, service: str, container: Container | None, what: str) -> EngineError:
+    log = _log(docker, [container] if container else [])
+    return EngineError("unhealthy", f"Service {service} {what}.\n{log}", docker.stack.make("logs", f"ARGS={service}"))
+
+
+def _log(docker: Docker, containers: list[Container]) -> str:
+    return "\n".join(f"  The end of {item.name}'s log:\n{docker.last_log_lines(item)}" for item in containers)

@@ -1,0 +1,162 @@
+"""The project's release commands (migrate above all): once in the new release, before it serves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit_engine import command, database
+from kit_engine.docker import Container, Docker
+from kit_engine.errors import EngineError
+from kit_engine.stack import Source
+
+RECORD = "records/release-commands.json"
+# What programs leave in a source folder without changing what it does.
+PASSED_OVER = frozenset({".git", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "node_modules"})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the release commands did: the migrations that were applied; ``ran`` is False where none was needed."""
+
+    ran: bool
+    migrations: list[str]
+
+
+def run_if_needed(docker: Docker, current_web: list[Container], configuration: str) -> Outcome:
+    """Run the release commands unless they ran for this very release on this very database.
+
+    Args:
+        docker: the stack's containers; the database runs.
+        current_web: the running web containers if they are of this very release; else none, and the commands run
+            in a container of their own.
+        configuration: fingerprint of web's configuration.
+
+    Returns:
+        What they did.
+
+    Raises:
+        EngineError: a command failed.
+    """
+    stack = docker.stack
+    record = stack.root / RECORD
+    if current_web and _recorded(record) == _fingerprint(docker, current_web[0], configuration):
+        return Outcome(False, [])
+    return Outcome(True, run(docker, in_place=bool(current_web)))
+
+
+def remember(docker: Docker, configuration: str) -> None:
+    """Note for which release and database the commands ran.
+
+    Args:
+        docker: the stack's containers; web and database run.
+        configuration: fingerprint of web's configuration.
+    """
+    record = docker.stack.root / RECORD
+    done = {"done_for": _fingerprint(docker, docker.running(docker.stack.web), configuration)}
+    if _recorded(record) != done["done_for"]:
+        record.write_text(json.dumps(done) + "\n", encoding="utf-8")
+
+
+def run(docker: Docker, *, in_place: bool) -> list[str]:
+    """Run the release commands.
+
+    Args:
+        docker: the stack's containers; the database runs.
+        in_place: inside the running web container; else in a container of their own.
+
+    Returns:
+        The migrations that were applied.
+
+    Raises:
+        EngineError: a command failed; with the end of what it said, and what was applied before.
+    """
+    stack = docker.stack
+    before = set(database.migrations(docker))
+    for words in stack.release_commands:
+        done = docker.execute(docker.running(stack.web), words) if in_place else one_off(docker, words)
+        if done.code:
+            if "password authentication failed" in done.out + done.err:
+                raise EngineError(
+                    "database_login",
+                    f"The database refuses the app's password: its volume was made with another one.\n"
+                    f"{command.tail(done.out + done.err, 3)}",
+                    f"restore the secret that was lost (local: {stack.root}/secrets.json); or, if the data may go: "
+                    f"{stack.make('destroy')}",
+                )
+            applied = [name for name in database.migrations(docker) if name not in before]
+            so_far = f"\nApplied before it failed: {', '.join(applied)}" if applied else ""
+            raise EngineError(
+                "migrate",
+                f"Release command `{command.readable(words)}` ended with {done.code}:\n"
+                f"{command.tail(done.out + done.err)}{so_far}",
+                f"mend the project, then: {stack.make('deploy')}",
+            )
+    return [name for name in database.migrations(docker) if name not in before]
+
+
+def one_off(docker: Docker, words: tuple[str, ...]) -> command.Done:
+    """Run a command in a new container of the app's image, and remove that container whatever happens.
+
+    Args:
+        docker: the stack's containers.
+        words: the command.
+
+    Returns:
+        Exit code and output.
+
+    Raises:
+        EngineError: it took too long.
+    """
+    stack = docker.stack
+    name = f"{stack.project}-release-{os.getpid()}"
+    try:
+        return command.run(
+            docker.compose_command("run", "--rm", "--no-deps", "--no-TTY", "--name", name, stack.web, *words),
+            limit=stack.limits.command_timeout_seconds,
+            env=docker.env,
+        )
+    except BaseException:
+        # The client is gone, its container is not.
+        command.run(["docker", "rm", "--force", name])
+        raise
+
+
+def _recorded(record: Path) -> str:
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["done_for"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _fingerprint(docker: Docker, web: Container, configuration: str) -> str:
+    """Everything that could make a release command act again, as one hash."""
+    stack = docker.stack
+    facts = [
+        web.image,
+        configuration,
+        stack.release_commands,
+        list(_files(stack.source)) if stack.source else [],
+        database.identity(docker),
+        database.migrations(docker),
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _files(source: Source) -> Iterator[tuple[str, int, int]]:
+    """Name, size and time of each file of a mounted source, without what the project writes itself."""
+    written = {source.path / name for name in source.writable_paths}
+    for folder, folders, files in os.walk(source.path):
+        here = Path(folder)
+        folders[:] = sorted(name for name in folders if name not in PASSED_OVER and here / name not in written)
+        for name in sorted(files):
+            try:
+                found = (here / name).lstat()
+            except FileNotFoundError:
+                # An editor's temporary file, gone since the folder was read.
+                continue
+            yield str((here / name).relative_to(source.path)), found.st_size, found.st_mtime_ns

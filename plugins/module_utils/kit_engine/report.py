@@ -1,0 +1,95 @@
+"""What the engine says: steps as they happen on standard error, the result on standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from kit_engine.errors import CheckFailed, EngineError
+
+RED, GREEN, PLAIN = "\033[31m", "\033[32m", "\033[0m"
+
+
+class Report:
+    """The lines of one verb.
+
+    Args:
+        verb: what is done.
+        as_json: whether the result is one JSON object.
+        steps: how many steps there will be.
+        stream: where step lines go; default: a file that our caller reads along (KIT_PROGRESS), else standard error.
+    """
+
+    def __init__(self, verb: str, as_json: bool, steps: int = 0, stream: TextIO | None = None) -> None:
+        self.verb, self.as_json, self.steps, self.stream = verb, as_json, steps, stream or _stream()
+        self.seconds: dict[str, float] = {}
+        self.current = ""
+
+    def say(self, line: str) -> None:
+        """Tell how a long step goes."""
+        self.stream.write(f"{line}\n")
+        self.stream.flush()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time one step: ``[2/5] migrate … 1.4 s``."""
+        self.current = name
+        started = time.monotonic()
+        self.stream.write(f"[{len(self.seconds) + 1}/{self.steps}] {name} … ")
+        self.stream.flush()
+        try:
+            yield
+        except BaseException:
+            self.stream.write(colour("failed", RED, self.stream) + "\n")
+            raise
+        self.seconds[name] = round(time.monotonic() - started, 2)
+        self.stream.write(f"{self.seconds[name]:.1f} s\n")
+        self.stream.flush()
+        self.current = ""
+
+    def done(self, result: Mapping[str, Any], text: str) -> None:
+        """Print the result: as JSON, or as text for people."""
+        if self.as_json:
+            print(json.dumps({"ok": True, "verb": self.verb, **result}))
+        elif text:
+            print(text)
+
+    def failed(self, error: EngineError) -> None:
+        """Print a failure: for people on standard error, and as JSON on standard output where that is wanted."""
+        where = f"{self.verb}: {self.current}: " if self.current else f"{self.verb}: "
+        self.stream.write(f"{colour(where, RED, self.stream)}{error.problem}\nNext: {error.remedy}\n")
+        if self.as_json:
+            print(json.dumps(failure(self.verb, self.current, error)))
+
+
+def _stream() -> TextIO:
+    path = os.environ.get("KIT_PROGRESS")
+    # Not made here: as root, a kernel may refuse to open for creation what another user put into /tmp.
+    return Path(path).open("r+", encoding="utf-8") if path else sys.stderr
+
+
+def failure(verb: str, step: str, error: EngineError) -> dict[str, Any]:
+    """Describe an error for programs."""
+    problems = error.problems if isinstance(error, CheckFailed) else (error,)
+    return {
+        "ok": False,
+        "verb": verb,
+        "step": step,
+        "changed": False,
+        "code": error.code,
+        "problem": error.problem,
+        "next": error.remedy,
+        "problems": [{"code": one.code, "problem": one.problem, "next": one.remedy} for one in problems],
+    }
+
+
+def colour(text: str, code: str, stream: TextIO) -> str:
+    """Colour a text where it is read on a terminal that can show it."""
+    wanted = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"{code}{text}{PLAIN}" if wanted else text

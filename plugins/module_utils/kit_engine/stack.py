@@ -1,0 +1,273 @@
+"""stack.json: what the engine knows of the stack that it keeps on this host."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit_engine.errors import EngineError
+
+FILE_NAME = "stack.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How readiness is asked for: base URL, Host header and path."""
+
+    url: str
+    host: str
+    ready: str
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of the host that the stack publishes; ``choose`` names the setting that moves it."""
+
+    address: str
+    port: int
+    service: str
+    choose: str
+
+
+@dataclass(frozen=True)
+class Database:
+    """The stack's own PostgreSQL: its service, volume, image, database and role."""
+
+    service: str
+    volume: str
+    image: str
+    name: str
+    user: str
+
+
+@dataclass(frozen=True)
+class Admin:
+    """Who is created as the first superuser."""
+
+    username: str
+    email: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source folder that is mounted writable, who it is written as, and the paths that the project writes itself."""
+
+    path: Path
+    writable_paths: tuple[str, ...]
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True)
+class AppFiles:
+    """Static files inside the image and the volume's path that they are published to; who the app runs as."""
+
+    static_source: str
+    static_root: str
+    uid: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Free bytes wanted, and seconds until a started stack is ready and for one command inside a container."""
+
+    min_free_bytes: int
+    ready_timeout_seconds: int
+    command_timeout_seconds: int
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One environment of one project on this host.
+
+    Attributes:
+        root: the deploy root.
+        bundle: folder with the Compose file, the .env file and the secrets.
+        services: all services in start order: backing ones, the app's own, the edge.
+        app_services: those that run the app's image; the first is web.
+        manage: the words that start the project's manage.py.
+        release_commands: what runs once in the new image before it serves.
+    """
+
+    root: Path
+    bundle: Path
+    name: str
+    env: str
+    project: str
+    compose_file: str
+    services: tuple[str, ...]
+    app_services: tuple[str, ...]
+    probe: Probe
+    manage: tuple[str, ...]
+    release_commands: tuple[tuple[str, ...], ...]
+    ports: tuple[Port, ...]
+    database: Database | None
+    first_admin: Admin | None
+    source: Source | None
+    app_files: AppFiles | None
+    limits: Limits
+
+    @property
+    def web(self) -> str:
+        """The service that commands of the project run in."""
+        return self.app_services[0]
+
+    @property
+    def backing_services(self) -> tuple[str, ...]:
+        """What the app needs before it can run a command: everything that starts before it."""
+        return self.services[: self.services.index(self.web)]
+
+    def make(self, target: str, *settings: str) -> str:
+        """Write a make command for this environment, as a user types it."""
+        env = () if self.env == "local" else (f"ENV={self.env}",)
+        return " ".join(("make", target, *env, *settings))
+
+
+def load(root: Path) -> Stack:
+    """Read the description of the stack under a deploy root.
+
+    Args:
+        root: the deploy root; for local the rendered bundle itself.
+
+    Returns:
+        The stack.
+
+    Raises:
+        EngineError: it is not rendered, or the file is not one of this kit's.
+    """
+    root = root.resolve()
+    path = root / FILE_NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EngineError(
+            "stack", f"{root} holds no rendered stack ({FILE_NAME} is missing).", f"make deploy ENV={root.name}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise EngineError("stack", f"{path} cannot be read: {error}.", f"make render ENV={root.name}") from None
+    reader = _Reader(data, "", path)
+    if reader.number("schema") != SCHEMA:
+        raise EngineError(
+            "stack",
+            f"{path} has schema {data['schema']}, this engine knows {SCHEMA}: two versions of the kit.",
+            f"make deploy ENV={root.name}    (renders it anew and brings the engine along)",
+        )
+    return _stack(reader, root)
+
+
+def _stack(reader: _Reader, root: Path) -> Stack:
+    probe, limits = reader.part("probe"), reader.part("limits")
+    database, admin, source = reader.maybe("database"), reader.maybe("first_admin"), reader.maybe("source")
+    files = reader.maybe("app_files")
+    services, app_services = reader.texts("services"), reader.texts("app_services")
+    if not app_services or not set(app_services) <= set(services):
+        raise reader.wrong("app_services", "at least one of services")
+    return Stack(
+        root=root,
+        bundle=root,
+        name=reader.text("name"),
+        env=reader.text("env"),
+        project=reader.text("project"),
+        compose_file=reader.text("compose_file"),
+        services=services,
+        app_services=app_services,
+        probe=Probe(
+            url=probe.text("url"),
+            host=probe.text("host"),
+            ready=probe.text("ready"),
+        ),
+        manage=reader.texts("manage"),
+        release_commands=reader.commands("release_commands"),
+        ports=tuple(
+            Port(part.text("address"), part.number("port"), part.text("service"), part.text("choose"))
+            for part in reader.parts("ports")
+        ),
+        database=None
+        if database is None
+        else Database(
+            service=database.text("service"),
+            volume=database.text("volume"),
+            image=database.text("image"),
+            name=database.text("name"),
+            user=database.text("user"),
+        ),
+        first_admin=None if admin is None else Admin(admin.text("username"), admin.text("email")),
+        source=None
+        if source is None
+        else Source(
+            path=Path(source.text("path")),
+            writable_paths=tuple(part.text("path") for part in source.parts("writable_paths")),
+            uid=source.number("uid"),
+            gid=source.number("gid"),
+        ),
+        app_files=None
+        if files is None
+        else AppFiles(files.text("static_source"), files.text("static_root"), files.number("uid")),
+        limits=Limits(
+            min_free_bytes=limits.number("min_free_bytes"),
+            ready_timeout_seconds=limits.number("ready_timeout_seconds"),
+            command_timeout_seconds=limits.number("command_timeout_seconds"),
+        ),
+    )
+
+
+class _Reader:
+    """Typed access to one mapping of the file, with its place in every message."""
+
+    def __init__(self, data: Any, place: str, path: Path) -> None:
+        self.place, self.path = place, path
+        if not isinstance(data, dict):
+            raise self.wrong("", "a mapping")
+        self.data = data
+
+    def wrong(self, name: str, wanted: str) -> EngineError:
+        place = f"{self.place}{name}".rstrip(".") or "the whole file"
+        return EngineError(
+            "stack",
+            f"{self.path}: {place} must be {wanted}. The file is written by the kit; was it edited?",
+            f"make render ENV={self.path.parent.name}",
+        )
+
+    def given(self, name: str) -> bool:
+        return self.data.get(name) is not None
+
+    def text(self, name: str) -> str:
+        value = self.data.get(name)
+        if not isinstance(value, str) or not value:
+            raise self.wrong(name, "a text")
+        return value
+
+    def number(self, name: str) -> int:
+        value = self.data.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise self.wrong(name, "a whole number, 0 or more")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self.data.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.wrong(name, "a list of texts")
+        return tuple(value)
+
+    def commands(self, name: str) -> tuple[tuple[str, ...], ...]:
+        value = self.data.get(name)
+        if not isinstance(value, list):
+            raise self.wrong(name, "a list of commands")
+        wrapped = {f"{name}[{number}]": item for number, item in enumerate(value)}
+        inner = _Reader(wrapped, self.place, self.path)
+        return tuple(inner.texts(key) for key in wrapped)
+
+    def part(self, name: str) -> _Reader:
+        return _Reader(self.data.get(name), f"{self.place}{name}.", self.path)
+
+    def maybe(self, name: str) -> _Reader | None:
+        return self.part(name) if self.given(name) else None
+
+    def parts(self, name: str) -> tuple[_Reader, ...]:
+        value = self.data.get(name)
+        if not isinstance(value, list):
+            raise self.wrong(name, "a list")
+        return tuple(_Reader(item, f"{self.place}{name}[{number}].", self.path) for number, item in enumerate(value))

@@ -1,0 +1,195 @@
+"""The verbs of the command line: each takes the stack and its arguments, and prints its result."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any, NoReturn
+
+from kit_engine import admin, command, preflight, readiness, release, release_commands
+from kit_engine.docker import PROJECT_LABEL, Docker
+from kit_engine.errors import EngineError, UsageError
+from kit_engine.report import Report
+
+# A shell where there is a good one, else the one that is always there.
+SHELL = ("sh", "-c", "if command -v bash >/dev/null; then exec bash; else exec sh; fi")
+
+
+def check_verb(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Judge the host, change nothing."""
+    preflight.check(docker)
+    arguments.report.done({"changed": False}, "This host can run the stack.")
+
+
+def up_verb(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Bring the stack up."""
+    report: Report = arguments.report
+    changes = release.up(docker, report)
+    url = site_url(docker)
+    lines = [f"{docker.stack.name} ({docker.stack.env}) is ready: {url}"]
+    if changes.admin:
+        lines.append(
+            f"First admin: user {changes.admin['username']}, password {changes.admin['password']}    (shown only now)"
+        )
+    text = "\n".join(lines)
+    report.done({**changes.as_result(), "url": url, "message": text, "seconds": report.seconds}, text)
+
+
+def down(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Stop and remove the containers, keep the volumes."""
+    found = docker.containers()
+    docker.compose("down", "--remove-orphans", code="down", remedy="docker ps    (what is still there?)")
+    text = (
+        f"{docker.stack.project} is down; its data is kept." if found else f"{docker.stack.project} was down already."
+    )
+    arguments.report.done({"changed": bool(found)}, text)
+
+
+def destroy(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Remove containers, networks and volumes, after the environment's name was given."""
+    stack = docker.stack
+    _confirm(stack.env, arguments.confirm)
+    found = docker.containers()
+    docker.compose("down", "--remove-orphans", "--volumes", code="down", remedy="docker ps    (what is still there?)")
+    # Also those that an older Compose file named.
+    label = f"label={PROJECT_LABEL}={stack.project}"
+    left = command.run(["docker", "volume", "ls", "--quiet", "--filter", label]).out.split()
+    if left:
+        command.demand(["docker", "volume", "rm", *left], code="down", remedy="docker ps --all    (who uses it?)")
+    (stack.root / admin.RECORD).unlink(missing_ok=True)
+    arguments.report.done({"changed": bool(found or left)}, f"{stack.project} is removed with its data.")
+
+
+def _confirm(env: str, given: str | None) -> None:
+    if given is None and sys.stdin.isatty():
+        print(f"This removes all containers and all data of {env}. Type {env} to go on: ", end="", file=sys.stderr)
+        sys.stderr.flush()
+        given = sys.stdin.readline().strip()
+    if given is None:
+        raise UsageError(
+            f"destroy removes all data of {env} and wants its name, since no terminal is there to ask on.",
+            f"make destroy ENV={env} CONFIRM={env}    (or ./docker-manage.sh {env} destroy --confirm {env})",
+        )
+    if given != env:
+        raise UsageError(
+            f"Nothing was removed: {given!r} is not the environment's name.", f"make destroy ENV={env} CONFIRM={env}"
+        )
+
+
+def migrate(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Run the release commands in the running web container."""
+    applied = release_commands.run(docker, in_place=True)
+    text = f"Applied: {', '.join(applied)}" if applied else "Nothing to migrate."
+    arguments.report.done({"changed": bool(applied), "migrations": applied}, text)
+
+
+def restart(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Restart all services, or one, and wait until the site is ready again."""
+    stack = docker.stack
+    _known(docker, arguments.service)
+    before = docker.containers()
+    if not before:
+        raise EngineError("stopped", f"{stack.project} is not up.", stack.make("deploy"))
+    names = [arguments.service] if arguments.service else []
+    docker.compose("restart", *names, code="restart", remedy=stack.make("logs"))
+    for service in names or stack.backing_services:
+        readiness.wait_healthy(docker, service, {})
+    readiness.wait_ready(docker, {})
+    changed = release.compared(before, docker.containers())
+    arguments.report.done({"changed": True, "containers": changed}, f"Restarted and ready: {site_url(docker)}")
+
+
+def status(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Show each container, and whether the site is ready."""
+    stack = docker.stack
+    containers = docker.containers()
+    problem = readiness.ask(stack.probe, stack.probe.ready) if containers else "it is down"
+    rows = [
+        {
+            "service": item.service,
+            "container": item.name,
+            "state": item.state,
+            "health": item.health,
+            "started": item.started,
+            "restarts": item.restarts,
+            "image": item.reference,
+        }
+        for item in containers
+    ]
+    missing = [service for service in stack.services if service not in {item.service for item in containers}]
+    result: dict[str, Any] = {
+        "name": stack.name,
+        "env": stack.env,
+        "project": stack.project,
+        "url": site_url(docker),
+        "ready": problem is None,
+        "problem": problem,
+        "containers": rows,
+        "missing": missing,
+    }
+    verdict = f"ready, {site_url(docker)}" if problem is None else f"NOT ready: {problem}"
+    lines = [f"{stack.name} ({stack.env}): {verdict}"]
+    for item in containers:
+        since = item.started[:19]
+        lines.append(f"  {item.service:<12} {item.state:<11} {item.health or '-':<10} since {since}  {item.reference}")
+    lines += [f"  {service:<12} no container" for service in missing]
+    if problem is not None:
+        lines.append(f"Next: {stack.make('logs' if containers else 'deploy')}")
+    arguments.report.done(result, "\n".join(lines))
+
+
+def ps(docker: Docker, _arguments: argparse.Namespace) -> None:
+    """List the containers as Compose does."""
+    _become(docker, "ps", "--all")
+
+
+def logs(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Show logs."""
+    _known(docker, arguments.service)
+    follow = ["--follow"] if arguments.follow else []
+    _become(docker, "logs", "--tail", "200", *follow, *([arguments.service] if arguments.service else []))
+
+
+def shell(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Open a shell in a running container."""
+    _known(docker, arguments.service)
+    service = arguments.service or docker.stack.web
+    docker.running(service)
+    _become(docker, "exec", *_terminal(), service, *SHELL)
+
+
+def manage(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Run manage.py in the running web container."""
+    stack = docker.stack
+    docker.running(stack.web)
+    _become(docker, "exec", *_terminal(), stack.web, *stack.manage, *arguments.words)
+
+
+def site_url(docker: Docker) -> str:
+    """Give the address that people open: the probe's, by the name that the site answers to."""
+    probe = docker.stack.probe
+    return probe.url.replace("127.0.0.1", "localhost") if probe.host == "localhost" else probe.url
+
+
+def _known(docker: Docker, service: str | None) -> None:
+    if service and service not in docker.stack.services:
+        raise UsageError(
+            f"There is no service {service!r} in {docker.stack.env}; there are: {', '.join(docker.stack.services)}.",
+            "repeat the command with one of these",
+        )
+
+
+def _terminal() -> list[str]:
+    return [] if sys.stdin.isatty() and sys.stdout.isatty() else ["--no-TTY"]
+
+
+def _become(docker: Docker, *words: str) -> NoReturn:
+    """Hand this process over to Compose, with terminal, signals and exit code."""
+    argv = docker.compose_command(*words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvpe(argv[0], argv, {**os.environ, **docker.env})  # noqa: S606 - no shell is wanted
+    except FileNotFoundError:
+        raise EngineError("missing", "Docker is not installed: there is no `docker` command.", "make deploy") from None
