@@ -1,0 +1,118 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# ENV names a folder under inventories/; the others are empty unless given: make deploy ENV=prod INVENTORY=hosts.yml
+ENV ?= local
+INVENTORY ?=
+MANIFEST ?=
+WEB_PORT ?=
+DB_PORT ?=
+CONFIRM ?=
+ARGS ?=
+
+BIN := .venv/bin
+# A vault password comes from the caller's own file, else from .vault/<env>, which `make secrets` makes.
+vault := $(or $(ANSIBLE_VAULT_PASSWORD_FILE),$(wildcard .vault/$(ENV)))
+play := $(if $(vault),ANSIBLE_VAULT_PASSWORD_FILE=$(vault)) $(BIN)/ansible-playbook -i inventories/$(ENV) \
+	$(if $(INVENTORY),-i $(INVENTORY)) $(if $(MANIFEST),-e "{\"project_manifest\": \"$$(realpath -- '$(MANIFEST)')\"}") \
+	$(if $(WEB_PORT),-e web_port=$(WEB_PORT)) $(if $(DB_PORT),-e db_port=$(DB_PORT))
+manage := ./docker-manage.sh $(ENV)
+# Most of a test's time is waiting for containers: two at once, a file's tests in one process since they share stacks.
+parallel := -n $(or $(JOBS),2) --dist loadfile
+testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
+
+.PHONY: help setup requirements deploy render secrets down destroy ps logs shell manage migrate status \
+	lint test test-fast test-fresh testbed-up testbed-down diagrams env-example
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.kit ## Install what a deploy needs into .venv (every target that needs it does so by itself)
+
+.venv/.kit: requirements/uv.txt requirements/kit.txt
+	@./setup.sh $@ requirements/kit.txt
+
+.venv/.dev: .venv/.kit requirements/dev.txt
+	@./setup.sh $@ requirements/dev.txt
+
+requirements: .venv/.dev ## Compile the locks under requirements/ anew from their .in files
+	@for name in uv kit dev; do $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		requirements/$$name.in --output-file requirements/$$name.txt; done
+
+# An environment is a folder; a name without one is a typing mistake.
+.PHONY: environment
+environment:
+	@[ -d 'inventories/$(ENV)' ] || { printf 'There is no environment %s; there are: %s\nNext: make <target> ENV=<one of these>, or copy inventories/prod to inventories/%s\n' \
+		"'$(ENV)'" "$$(ls -m inventories)" '$(ENV)' >&2; exit 1; }
+	@[ ! -f 'inventories/$(ENV)/group_vars/all/vault.yml' ] || [ -n '$(vault)' ] || { \
+		printf '%s is encrypted, and its password is not here: no .vault/%s, and ANSIBLE_VAULT_PASSWORD_FILE is not set.\n' \
+		'inventories/$(ENV)/group_vars/all/vault.yml' '$(ENV)' >&2; \
+		printf 'Next: put the password into .vault/%s (0600), or remove the file and make new secrets: make secrets ENV=%s\n' \
+		'$(ENV)' '$(ENV)' >&2; exit 1; }
+
+deploy: environment .venv/.kit ## Bring ENV to the newest release
+	@$(play) playbooks/deploy.yml $(ARGS)
+
+render: environment .venv/.kit ## Write ENV's Compose, .env and nginx files to build/ENV; needs no host and no secret
+	@$(play) playbooks/render.yml $(ARGS)
+
+secrets: environment .venv/.kit ## Make the secrets that ENV lacks
+	@$(play) playbooks/secrets.yml $(ARGS)
+
+down: environment ## Stop ENV and keep its data (local)
+	@$(manage) down
+
+destroy: environment ## Remove ENV with its data; asks for its name, or CONFIRM=ENV (local)
+	@$(manage) destroy $(if $(CONFIRM),--confirm $(CONFIRM))
+
+ps: environment ## List ENV's containers (local)
+	@$(manage) ps
+
+status: environment ## Show how ENV is (local)
+	@$(manage) status
+
+logs: environment ## Show the logs of ENV, of one service with ARGS=web (local)
+	@$(manage) logs $(ARGS)
+
+shell: environment ## Open a shell in ENV's web container, or ARGS=service (local)
+	@$(manage) shell $(ARGS)
+
+manage: environment ## Run manage.py in ENV: make manage ARGS="check --deploy" (local)
+	@$(manage) manage $(ARGS)
+
+migrate: environment ## Apply ENV's migrations (local)
+	@$(manage) migrate
+
+lint: .venv/.dev ## Check the style of everything
+	@./lint.sh
+
+test: test-engine ## Run every test; needs root or sudo for the engine
+	@$(BIN)/pytest $(parallel) $(ARGS)
+
+# What tests on the real engine stand on: the engine, and all base images.
+.PHONY: test-engine
+test-engine: .venv/.dev
+	@$(BIN)/ansible-playbook -i inventories/local playbooks/prepare.yml \
+		-e '{"deploy_root": "$(CURDIR)/build/test", "base_images_database_volume": ""}' \
+		-e '{"base_images_wanted": ["python", "postgres", "redis", "nginx"]}'
+
+test-fast: .venv/.dev ## Run the tests that need no engine
+	@$(BIN)/pytest $(parallel) -m 'not engine and not host' $(ARGS)
+
+test-fresh: test-engine ## Run the README's commands on fresh Debian 12 and 13 hosts
+	@FRESH_DISTROS=$(or $(FRESH_DISTROS),all) $(BIN)/pytest -m host $(ARGS)
+
+testbed-up: test-engine ## Bring up HOSTS= fresh hosts of DISTRO=trixie|bookworm
+	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie)
+
+testbed-down: .venv/.dev ## Remove the hosts of testbed-up
+	@$(testbed) down
+
+env-example: .venv/.kit ## Write env/.env.example anew from the manifest
+	@PYTHONPATH=plugins/module_utils $(BIN)/python -m kit_control.env_example app/deploy.yml env/.env.example
+
+diagrams: .venv/.kit ## Draw the diagrams of docs/ARCHITECTURE.md anew from tests/render/golden
+	@PYTHONPATH=plugins/module_utils $(BIN)/python -m kit_control.diagrams docs/ARCHITECTURE.md tests/render/golden
