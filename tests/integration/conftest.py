@@ -1,0 +1,51 @@
+"""Small real stacks for the engine's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.engine_stack import SmallStack, install_packages, make
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's Python packages, mounted into the base image."""
+    folder = tmp_path_factory.mktemp("site")
+    install_packages(folder)
+    return folder
+
+
+@pytest.fixture
+def new_stack(tmp_path: Path, site: Path) -> Iterator[SmallStack]:
+    """A stack that is written but not up."""
+    stack = make(tmp_path, site)
+    stack.write()
+    try:
+        yield stack
+    finally:
+        stack.remove()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, site: Path) -> Iterator[SmallStack]:
+    """A stack that is up; tests that change it bring it back."""
+    stack = make(tmp_path_factory.mktemp("running"), site)
+    stack.write()
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.remove()
+
+
+@pytest.fixture
+def cleaned(running: SmallStack) -> Iterator[SmallStack]:
+    """The running stack, written and brought back to what it was after the test."""
+    settings = running.source / "site_settings.py"
+    before = settings.read_text()
+    yield running
+    settings.write_text(before)
+    running.write()
+    running.up()

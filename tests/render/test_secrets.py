@@ -1,0 +1,54 @@
+"""`make secrets`: values are made and encrypted, and stand in no output at any verbosity."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from kit_control import secret_store
+from support.kit import FIXTURE, ROOT, playbook
+
+CANARY = "canary-that-nobody-may-say-" + "c" * 40
+
+
+@pytest.fixture
+def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kit's folder with an environment `prod` of its own."""
+    monkeypatch.delenv("ANSIBLE_VAULT_PASSWORD_FILE", raising=False)
+    for name in ("roles", "compose", "nginx"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "inventories/prod", tmp_path / "inventories/prod")
+    return tmp_path
+
+
+def test_made_once_and_never_said(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"kit_root": str(kit), "project_manifest": str(FIXTURE), "app_domains": ["www.example.com"]}
+    inventory = str(kit / "inventories/prod")
+    first = playbook("secrets", inventory, variables, "-vvvv", "--diff", scratch=kit)
+    assert first.code == 0, first.output
+    vault = kit / "inventories/prod/group_vars/all/vault.yml"
+    values = secret_store.VaultStore(vault, kit / ".vault/prod", "prod").read()
+    assert {name: len(value) for name, value in values.items()} == {"KEY": 64, "PGPASSWORD": 32}
+    before = vault.read_bytes()
+    monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(kit / ".vault/prod"))
+
+    again = playbook("secrets", inventory, variables, "-vvvv", "--diff", scratch=kit)
+    rendered = playbook("render", inventory, variables, "-vvvv", "--diff", scratch=kit)
+
+    assert re.findall(r"changed=(\d+)", again.output) == ["0"]
+    assert vault.read_bytes() == before
+    assert (kit / "build/prod/secrets/KEY").read_text() == values["KEY"]
+    said = first.output + again.output + rendered.output
+    for value in (*values.values(), (kit / ".vault/prod").read_text().strip()):
+        assert value not in said
+
+
+def test_a_mistaken_value_is_not_repeated(kit: Path) -> None:
+    given = {"KEY": "django-insecure-" + CANARY, "PGPASSWORD": CANARY, "TYPO": CANARY}
+    variables = {"kit_root": str(kit), "project_manifest": str(FIXTURE), "vault_secrets": given}
+    run = playbook("deploy", str(kit / "inventories/prod"), variables, "-vvvv", "--diff", scratch=kit)
+    assert run.code != 0
+    assert "KEY starts with 'django-insecure-'" in run.output
+    assert CANARY not in run.output

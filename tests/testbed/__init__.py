@@ -1,0 +1,1 @@
+"""Test bed: containers of the machine's Docker engine that behave as fresh Debian hosts."""

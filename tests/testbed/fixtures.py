@@ -1,0 +1,53 @@
+"""Fixtures that lend hosts to tests. A conftest imports what it needs: `from testbed.fixtures import fresh_host`."""
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from testbed.errors import TestbedError
+from testbed.flags import DISTROS
+from testbed.hosts import CHECKOUT, Host, borrowed
+
+
+def chosen_distros(wish: str, commit: str) -> Sequence[str]:
+    """Decide on which Debian releases the host tests run.
+
+    Args:
+        wish: `all`, or code names with commas between; empty: one in turn.
+        commit: id of the commit under test, hexadecimal; decides whose turn it is, so that a repetition of
+            the same commit runs on the same release.
+
+    Returns:
+        Code names.
+
+    Raises:
+        TestbedError: the wish names an unknown release.
+    """
+    if wish == "all":
+        return DISTROS
+    if not wish:
+        return (DISTROS[int(commit or "0", 16) % len(DISTROS)],)
+    names = tuple(wish.split(","))
+    if not set(names) <= set(DISTROS):
+        raise TestbedError(f"FRESH_DISTROS={wish} names an unknown release.", f"FRESH_DISTROS={','.join(DISTROS)}")
+    return names
+
+
+def distros() -> Sequence[str]:
+    """Read the wish from FRESH_DISTROS and the turn from git.
+
+    Returns:
+        Code names for `pytest.fixture(params=...)`.
+    """
+    words = ["git", "-C", str(CHECKOUT), "rev-parse", "--quiet", "--verify", "HEAD"]
+    commit = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    return chosen_distros(os.environ.get("FRESH_DISTROS", ""), commit)
+
+
+@pytest.fixture(scope="module", params=distros())
+def fresh_host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A fresh host of each chosen release, for the tests of one module."""
+    with borrowed(distro=request.param) as run:
+        yield run.hosts[0]
