@@ -48,6 +48,21 @@ class KitAction(ActionBase):
             result.update(failed=True, msg=str(error), code=error.code)
         return result
 
+    @property
+    def host(self) -> str:
+        """The host's name in the inventory."""
+        return str(self.variables.get("inventory_hostname", "localhost"))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the task's host is another machine than this one."""
+        return bool(self._connection.transport != "local")
+
+    @property
+    def address(self) -> str:
+        """Where the task's host is reached."""
+        return str(self._connection.get_option("host")) if self.is_remote else "this machine"
+
     def work(self) -> dict[str, Any]:
         """Do what the plugin is for.
 

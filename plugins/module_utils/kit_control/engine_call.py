@@ -1,58 +1,188 @@
-"""Call a verb of the engine on the host, show its progress as it happens, and read its answer."""
+"""Call a verb of the engine on the host over the task's own connection, show its progress, and read its answer."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import secrets
 import shlex
-import tempfile
 import threading
 import time
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ansible.plugins.action import ActionBase
+from ansible.errors import AnsibleConnectionFailure
 from ansible.utils.display import Display
 
 from kit_control import engine_archive
+from kit_control.action import KitAction
+from kit_control.errors import KitError
 
-# Often enough to look live, seldom enough to cost nothing.
-LOOK_SECONDS = 0.2
+# Judged without leaving anything on the host, the engine included.
+_LEAVES_NOTHING = ("check",)
+# Often enough to look live; over SSH a look costs the host a tenth of a second, and short verbs get none.
+LOOK_SECONDS, LOOK_SECONDS_REMOTE = 0.2, 1.5
 # A step that takes longer is shown before it has ended.
 PATIENCE_SECONDS = 3.0
+# What our own shell lines answer with, apart from the exit codes of engine and shell.
+_NO_PYTHON, _OLD_PYTHON, _OTHER_ENGINE = 95, 96, 97
+# Ends the engine's own words on standard error; what follows is its progress, which may have been shown already.
+_MARK = "--kit-progress--"
+
+_RUN = (
+    """progress=$1; python=$2; engine=$3; shift 3
+( umask 022; set -C; : > "$progress" ) || exit 1
+trap 'rm -f "$progress"' EXIT
+KIT_PROGRESS=$progress "$python" "$engine" "$@"
+code=$?
+printf '%s\\n' '"""
+    + _MARK
+    + """' >&2
+cat "$progress" >&2
+exit $code
+"""
+)
+_INSTALLED = (
+    """sum=$1; shift
+printf '%s  %s\\n' "$sum" "$3" | sha256sum --check --status 2> /dev/null || exit """
+    + str(_OTHER_ENGINE)
+    + "\n"
+    + _RUN
+)
+_HAS_PYTHON = f"""command -v "$python" > /dev/null || exit {_NO_PYTHON}
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || exit {_OLD_PYTHON}
+"""
+_INSTALL = (
+    "python=$1; engine=$2; set -e\n"
+    + _HAS_PYTHON
+    + """mkdir -p "${engine%/*}"; cat > "$engine.new"; chmod 0755 "$engine.new"; mv -f "$engine.new" "$engine"
+"""
+)
+_TEMPORARY = (
+    "python=$2\n"
+    + _HAS_PYTHON
+    + """folder=$(mktemp -d) || exit 1
+cat > "$folder/engine.pyz"
+progress=$1; shift 3; set -- "$progress" "$python" "$folder/engine.pyz" "$@"
+"""
+    + _RUN.replace("""rm -f "$progress\"""", """rm -rf "$progress" "$folder\"""")
+)
 
 
-def call(action: ActionBase, root: Path, python: str, verb: str, words: list[str]) -> dict[str, Any]:
+def call(
+    action: KitAction, root: Path, python: str, verb: str, words: list[str], *, stdin: bytes | None = None
+) -> dict[str, Any]:
     """Run one verb.
 
     Args:
         action: the action plugin that calls; its task's connection and privileges are used.
-        root: the deploy root; the engine is brought to its bin/ first.
+        root: the deploy root; the engine is brought to its bin/ first, unless nothing may be left on the host.
         python: the host's Python.
         verb: of the engine.
-        words: its further arguments.
+        words: its further arguments; never a secret, since a host's users see them.
+        stdin: bytes for its standard input, such as secrets.
 
     Returns:
         The task's result; a failure carries the engine's own message.
+
+    Raises:
+        KitError: the host cannot be reached, may not be administered, or has no fitting Python.
     """
-    with tempfile.TemporaryDirectory(prefix="kit-engine-") as scratch:
-        # Check mode leaves nothing behind, the engine itself included.
-        place = Path(scratch) if action._task.check_mode else root
-        target = place / "bin/engine.pyz"
-        brought = engine_archive.write(target) and not action._task.check_mode
-        return _call(action, [python, str(target), "--root", str(root), verb, "--json", *words], brought)
-
-
-def _call(action: ActionBase, words: list[str], brought: bool) -> dict[str, Any]:
-    with tempfile.NamedTemporaryFile("r", prefix="kit-progress-", encoding="utf-8") as progress:
-        command = [f"KIT_PROGRESS={progress.name}", *words]
-        shown = _Shown(progress)
-        try:
-            done = action._low_level_execute_command(shlex.join(["env", *command]))
-        finally:
-            shown.close()
-    result = answer(str(done["stdout"]), str(done["stderr"]), int(done["rc"]))
+    archive, checksum = _archive()
+    engine = root / "bin/engine.pyz"
+    progress = f"/tmp/kit-progress-{secrets.token_hex(8)}"  # noqa: S108 - made with noclobber, and a name not to guess
+    arguments = [progress, python, str(engine), "--root", str(root), verb, "--json", *words]
+    brought = False
+    if stdin is None and (action._task.check_mode or verb in _LEAVES_NOTHING):
+        done = _shown(action, _INSTALLED, [checksum, *arguments], progress)
+        if done["rc"] == _OTHER_ENGINE:
+            done = _shown(action, _TEMPORARY, arguments, progress, archive)
+    else:
+        done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
+        if done["rc"] == _OTHER_ENGINE:
+            _demand(action, python, run(action, _INSTALL, [python, str(engine)], archive))
+            brought = True
+            done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
+    _demand(action, python, done, started=True)
+    result = answer(str(done["stdout"]), str(done["stderr"]).partition(_MARK)[0], int(done["rc"]))
     result["changed"] = bool(result.get("changed")) or brought
     return result
+
+
+def run(action: KitAction, script: str, words: list[str], stdin: bytes | None = None) -> dict[str, Any]:
+    """Run a shell script on the host, with the privileges of the task.
+
+    Args:
+        action: whose connection is used.
+        script: for sh; ``$1`` and so on are the words.
+        words: its arguments.
+        stdin: bytes for its standard input.
+
+    Returns:
+        ``rc``, ``stdout`` and ``stderr``.
+
+    Raises:
+        KitError: the host cannot be reached.
+    """
+    command = shlex.join(["sh", "-c", script, "kit", *words])
+    try:
+        # Without input Ansible asks SSH for a terminal, which would mix both streams.
+        done: dict[str, Any] = action._low_level_execute_command(command, in_data=stdin or b"\n")
+    except AnsibleConnectionFailure as error:
+        raise unreachable(action, str(error)) from error
+    return done
+
+
+def unreachable(action: KitAction, said: str) -> KitError:
+    """Turn what SSH said into host, cause and the next command.
+
+    Args:
+        action: whose host could not be reached.
+        said: SSH's own words.
+    """
+    host, address = action.host, action.address
+    low = said.lower()
+    if "identification has changed" in low:
+        cause = "its host key is not the known one: another machine answers there, or it was installed anew"
+        remedy = (
+            f"compare the new key with the host's own (ssh-keygen -lf), then: ssh-keygen -R {address}, and provision"
+        )
+    elif "host key verification failed" in low:
+        cause, remedy = "its host key is not known here", "make provision    (shows the fingerprint and asks)"
+    elif "permission denied" in low or "too many authentication" in low:
+        cause = "it refuses the login: wrong user, or a key that it does not know"
+        remedy = f"ssh {address}    (does it let you in?), then correct ansible_user or the key in the inventory"
+    elif "could not resolve" in low:
+        cause, remedy = "its name is not known to any name server", "correct ansible_host in the inventory"
+    else:
+        cause, remedy = "it does not answer", f"ssh {address}    (is the host up, and the port right?)"
+    return KitError("unreachable", f"Host {host} ({address}) cannot be reached: {cause}.\n    {_last(said)}", remedy)
+
+
+def _last(said: str) -> str:
+    lines = [line.strip() for line in said.replace("\\r\\n", "\n").splitlines() if line.strip(" @\r")]
+    return lines[-1] if lines else "(it said nothing)"
+
+
+def _demand(action: KitAction, python: str, done: dict[str, Any], *, started: bool = False) -> None:
+    """Refuse what kept the engine from starting at all."""
+    code, said = int(done["rc"]), str(done["stderr"])
+    if code == 0 or (started and str(done["stdout"]).strip()):
+        return
+    address = action.host if action.is_remote else "this machine"
+    if code == _NO_PYTHON:
+        raise KitError("python", f"There is no `{python}` on {address}.", "apt-get install python3    (on the host)")
+    if code == _OLD_PYTHON:
+        raise KitError("python", f"`{python}` on {address} is older than 3.9.", "upgrade the host: Debian 12 has 3.11")
+    if "sudo" in said and any(word in said for word in ("password", "sudoers", "not allowed", "not found")):
+        raise KitError(
+            "sudo",
+            f"The login user may not become root on {address}:\n    {_last(said)}",
+            "allow it (sudo without a password), or give the password: ARGS=--ask-become-pass",
+        )
+    if not started:
+        raise KitError("engine", f"The engine could not be brought to {address}:\n    {_last(said)}", f"ssh {address}")
 
 
 def answer(out: str, err: str, code: int) -> dict[str, Any]:
@@ -81,11 +211,33 @@ def answer(out: str, err: str, code: int) -> dict[str, Any]:
     return told
 
 
-class _Shown:
-    """Shows what is appended to a file, until it is closed."""
+@cache
+def _archive() -> tuple[bytes, str]:
+    content = engine_archive.build()
+    return content, hashlib.sha256(content).hexdigest()
 
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
+
+def _shown(
+    action: KitAction, script: str, words: list[str], progress: str, stdin: bytes | None = None
+) -> dict[str, Any]:
+    shown = _Shown(action, progress)
+    try:
+        done = run(action, script, words, stdin)
+    finally:
+        shown.close()
+    shown.rest(str(done["stderr"]).partition(f"{_MARK}\n")[2])
+    return done
+
+
+class _Shown:
+    """Shows what is appended to a file on the host, until it is closed."""
+
+    def __init__(self, action: KitAction, path: str) -> None:
+        self._action = action
+        self._path = path
+        self._remote = action.is_remote
+        self._prefix = f"[{action.host}] " if self._remote else ""
+        self._seen = 0
         self._begun = ""
         self._since = 0.0
         self._ended = threading.Event()
@@ -93,21 +245,41 @@ class _Shown:
         self._thread.start()
 
     def close(self) -> None:
+        """Look no more; a look under way is waited for."""
         self._ended.set()
         self._thread.join()
 
-    def _follow(self) -> None:
-        while not self._ended.wait(LOOK_SECONDS):
-            self._show()
-        self._show()
+    def rest(self, everything: str) -> None:
+        """Show what no look has seen.
 
-    def _show(self) -> None:
-        new = self._file.read()
+        Args:
+            everything: the file's whole text.
+        """
+        self._show(everything[self._seen :])
+
+    def _follow(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS_REMOTE if self._remote else LOOK_SECONDS):
+            self._show(self._look())
+
+    def _look(self) -> str:
+        try:
+            if not self._remote:
+                return Path(self._path).read_text(encoding="utf-8", errors="replace")[self._seen :]
+            words = ["sh", "-c", 'cat "$1" 2> /dev/null', "kit", self._path]
+            return str(self._action._low_level_execute_command(shlex.join(words), in_data=b"\n")["stdout"])[
+                self._seen :
+            ]
+        except (OSError, AnsibleConnectionFailure):
+            # The call itself tells what is wrong; here only a look was missed.
+            return ""
+
+    def _show(self, new: str) -> None:
         if new:
+            self._seen += len(new)
             *whole, self._begun = (self._begun + new).split("\n")
             self._since = time.monotonic()
             for line in whole:
-                Display().display(f"    {line.rstrip()}")
+                Display().display(f"    {self._prefix}{line.rstrip()}")
         elif self._begun and self._since and time.monotonic() - self._since > PATIENCE_SECONDS:
-            Display().display(f"    {self._begun.rstrip()} (running)")
+            Display().display(f"    {self._prefix}{self._begun.rstrip()} (running)")
             self._since = 0.0
