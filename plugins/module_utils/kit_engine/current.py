@@ -44,10 +44,12 @@ def with_other_secrets(docker: Docker, containers: Sequence[Container]) -> set[s
 
     Returns:
         Those whose own mounted secrets hold something else than when they were brought up; a secret of another
-        service is no reason.
+        service is no reason. Never the database: it reads its password only when it makes its volume, and
+        database_password brings another one without a restart.
     """
     noted = _read(docker)
-    there = {container.service for container in containers}
+    database = docker.stack.database
+    there = {container.service for container in containers} - ({database.service} if database else set())
     return {
         name
         for name, contents in _secrets(docker).items()
