@@ -79,7 +79,14 @@ COPY kit/gunicorn.conf.py kit/healthcheck.py kit/publish_static.py /opt/kit/
 ARG APP_UID
 USER ${APP_UID}:${APP_UID}
 
-# For dev and prod: all code is inside, owned by root, and the static files stand ready to be published.
+# For dev: the release's packages; the source that was deployed is mounted over /app.
+FROM runtime AS dev
+COPY --from=builder-release /opt/venv /opt/venv
+COPY kit/gunicorn.conf.py kit/healthcheck.py kit/publish_static.py /opt/kit/
+ARG APP_UID
+USER ${APP_UID}:${APP_UID}
+
+# For prod: all code is inside, owned by root, and the static files stand ready to be published.
 FROM runtime AS release
 COPY --from=builder-release /opt/venv /opt/venv
 COPY kit/gunicorn.conf.py kit/healthcheck.py kit/publish_static.py /opt/kit/

@@ -9,7 +9,10 @@ INVENTORY ?=
 MANIFEST ?=
 WEB_PORT ?=
 DB_PORT ?=
+VERSION ?=
+DIRTY ?=
 CONFIRM ?=
+ROTATE ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -17,7 +20,8 @@ BIN := .venv/bin
 vault := $(or $(ANSIBLE_VAULT_PASSWORD_FILE),$(wildcard .vault/$(ENV)))
 play := $(if $(vault),ANSIBLE_VAULT_PASSWORD_FILE=$(vault)) $(BIN)/ansible-playbook -i inventories/$(ENV) \
 	$(if $(INVENTORY),-i $(INVENTORY)) $(if $(MANIFEST),-e "{\"project_manifest\": \"$$(realpath -- '$(MANIFEST)')\"}") \
-	$(if $(WEB_PORT),-e web_port=$(WEB_PORT)) $(if $(DB_PORT),-e db_port=$(DB_PORT))
+	$(if $(WEB_PORT),-e web_port=$(WEB_PORT)) $(if $(DB_PORT),-e db_port=$(DB_PORT)) \
+	$(if $(VERSION),-e project_version=$(VERSION)) $(if $(DIRTY),-e project_dirty=true)
 manage := ./docker-manage.sh $(ENV)
 # Most of a test's time is waiting for containers: two at once, a file's tests in one process since they share stacks.
 parallel := -n $(or $(JOBS),2) --dist loadfile
@@ -59,8 +63,8 @@ deploy: environment .venv/.kit ## Bring ENV to the newest release
 render: environment .venv/.kit ## Write ENV's Compose, .env and nginx files to build/ENV; needs no host and no secret
 	@$(play) playbooks/render.yml $(ARGS)
 
-secrets: environment .venv/.kit ## Make the secrets that ENV lacks
-	@$(play) playbooks/secrets.yml $(ARGS)
+secrets: environment .venv/.kit ## Make the secrets that ENV lacks, or replace one: ROTATE=name
+	@$(play) playbooks/secrets.yml $(if $(ROTATE),-e '{"release_bundle_rotate": "$(ROTATE)"}') $(ARGS)
 
 down: environment ## Stop ENV and keep its data (local)
 	@$(manage) down

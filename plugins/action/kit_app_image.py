@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,18 @@ class ActionModule(KitAction):
         """Pack and build; see the module's docstring."""
         given = self._task.args
         project = manifest.load(Path(given["manifest"]))
-        if self._task.check_mode and "id" not in given["base"]:
-            return {"changed": True, "image": {"ref": project.unbuilt_image(str(given["target"]))}}
         plan = app_image.plan(project, Path(given["kit_root"]), str(given["target"]), given["base"])
-        with tempfile.NamedTemporaryFile(prefix="kit-context-", suffix=".tar") as packed:
-            packed.write(plan.context)
-            packed.flush()
-            asked = {
-                **{name: value for name, value in asdict(plan).items() if name != "context"},
-                "context": packed.name,
-                "extra_ca_bundle": str(given["extra_ca_bundle"]),
-                "min_free_bytes": int(given["min_free_bytes"]),
-                "check_only": self._task.check_mode,
-            }
-            words = ["--request", json.dumps(asked)]
-            return engine_call.call(self, Path(given["root"]), str(given["python"]), "app-image", words)
+        asked = {
+            **{name: value for name, value in asdict(plan).items() if name != "context"},
+            "extra_ca_bundle": str(given["extra_ca_bundle"]),
+            "min_free_bytes": int(given["min_free_bytes"]),
+        }
+        found = self._ask({**asked, "check_only": True})
+        # The context, some megabytes, travels only where it is needed.
+        if self._task.check_mode or found.get("failed") or not found["changed"]:
+            return found
+        return self._ask({**asked, "check_only": False}, plan.context)
+
+    def _ask(self, asked: dict[str, Any], context: bytes | None = None) -> dict[str, Any]:
+        given, words = self._task.args, ["--request", json.dumps(asked)]
+        return engine_call.call(self, Path(given["root"]), str(given["python"]), "app-image", words, stdin=context)

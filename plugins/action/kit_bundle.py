@@ -1,5 +1,7 @@
 """Judge a project and its inventory, and render the bundle on the control node, in one step.
 
+Its result names the folder and holds the stack's description (no secret), for the engine on the host.
+
 An action and not a module: it needs every input of role release_bundle and runs where Ansible does, so the inputs
 (secrets among them) never leave this process, and no interpreter is started.
 """
@@ -31,7 +33,7 @@ class ActionModule(KitAction):
     def work(self) -> dict[str, Any]:
         """Judge and render; see the module's docstring."""
         given = self.inputs()
-        root, env, project, settings, folder = given.root, given.env, given.project, given.settings, given.build
+        root, env, project, settings, folder = given.root, given.env, given.project, given.settings, given.folder
         deploying = bool(self._task.args.get("deploy", False))
         made: list[str] = []
         writes = not self._task.args.get("only_check", False) and not self._task.check_mode
@@ -43,9 +45,10 @@ class ActionModule(KitAction):
         )
         if deploying:
             mistakes = inventory_checks.problems(project, settings, stack, env, images)
-            mistakes += inventory_checks.host_problems(self._connections(), settings, env)
             _refuse_mistakes(mistakes, env)
-        result: dict[str, Any] = {"missing": list(stack.missing), "folder": str(folder)}
+        result: dict[str, Any] = {
+            "missing": list(stack.missing), "folder": str(folder), "stack": stack.description,
+        }  # fmt: skip
         if self._task.args.get("only_check", False):
             return result
         files = bundle.render(stack, root)
@@ -54,11 +57,6 @@ class ActionModule(KitAction):
         if stack.missing:
             result["warnings"] = [_missing_warning(stack, env)]
         return result
-
-    def _connections(self) -> dict[str, str]:
-        hosts = self.variables["groups"].get("app", [])
-        given = {host: self.variables["hostvars"][host].get("ansible_connection", "ssh") for host in hosts}
-        return {host: str(self._templar.template(connection)) for host, connection in given.items()}
 
 
 def _with_generated_secrets(

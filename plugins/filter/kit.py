@@ -11,7 +11,7 @@ from ansible.errors import AnsibleFilterError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import environment, manifest, services
+from kit_control import environment, manifest, services, source_version
 from kit_control.errors import KitError
 from kit_engine.base_images import resolve
 from kit_engine.errors import EngineError
@@ -32,6 +32,14 @@ def kit_manifest(path: str) -> dict[str, Any]:
     except KitError as error:
         raise AnsibleFilterError(str(error)) from error
     return {**project.data, "source_path": str(project.source)}
+
+
+def kit_at_version(path: str, ref: str, exports: str) -> str:
+    """Give the path of the manifest in a version of the project; an export is made on first use."""
+    try:
+        return str(source_version.manifest_at(Path(path), ref, Path(exports)))
+    except KitError as error:
+        raise AnsibleFilterError(str(error)) from error
 
 
 def kit_registry_refs(tags: Mapping[str, str], registry: str) -> dict[str, str]:
@@ -57,8 +65,6 @@ def kit_planned_app(path: str, root: str, target: str, base: Mapping[str, Any]) 
     """Name the app's image as role app_image would, as far as that is known before the base image is there."""
     try:
         project = manifest.load(Path(path))
-        if not base.get("id"):
-            return {"ref": project.unbuilt_image(target)}
         # Imported here: Docker's SDK takes a fifth of a second, and most plays never need it.
         from kit_control import app_image
 
@@ -83,6 +89,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Offer the filters by name."""
         return {
+            "kit_at_version": kit_at_version,
             "kit_database_volume": kit_database_volume,
             "kit_environment": kit_environment,
             "kit_image_refs": kit_image_refs,

@@ -64,10 +64,11 @@ def build(project: manifest.Manifest, tmp_path: Path, extra_ca_bundle: str) -> s
     plan = planning.plan(project, ROOT, "release", base_images()["python"])
     context = tmp_path / "context.tar"
     context.write_bytes(plan.context)
-    image_build.build(
-        plan.ref, context, code="app_image", arguments=plan.arguments, extra_ca_bundle=extra_ca_bundle,
-        target=plan.target, labels=plan.labels,
-    )  # fmt: skip
+    with context.open("rb") as packed:
+        image_build.build(
+            plan.ref, packed, code="app_image", arguments=plan.arguments, extra_ca_bundle=extra_ca_bundle,
+            target=plan.target, labels=plan.labels,
+        )  # fmt: skip
     return plan.ref
 
 

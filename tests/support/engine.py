@@ -38,6 +38,6 @@ def app_image(manifest_path: Path, target: str) -> str:
     plan = app_image_plan.plan(manifest.load(manifest_path), ROOT, target, base_images()["python"])
     with tempfile.NamedTemporaryFile(suffix=".tar") as packed:
         packed.write(plan.context)
-        packed.flush()
-        request = app_image_engine.Request(plan.ref, plan.target, plan.arguments, plan.labels, Path(packed.name))
-        return str(app_image_engine.ensure(request, Report("app-image", as_json=True))["image"]["ref"])
+        packed.seek(0)
+        request = app_image_engine.Request(plan.ref, plan.target, plan.arguments, plan.labels)
+        return str(app_image_engine.ensure(request, packed.file, Report("app-image", as_json=True))["image"]["ref"])

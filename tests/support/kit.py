@@ -55,7 +55,7 @@ def playbook(
         Exit code and everything it printed.
     """
     extra = scratch / "extra.yml"
-    extra.write_text(yaml.safe_dump({"kit_build_root": str(scratch / "build"), **variables}))
+    extra.write_text(yaml.safe_dump({"kit_build_root": str(scratch / "build"), "project_dirty": True, **variables}))
     inventory = env if "/" in env else f"inventories/{env}"
     command = [
         str(Path(sys.executable).parent / "ansible-playbook"),

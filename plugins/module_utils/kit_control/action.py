@@ -20,14 +20,16 @@ class Inputs:
     Attributes:
         root: the kit's folder.
         env: name of the environment.
-        build: its folder below build/.
+        folder: where its rendered files go.
+        version: the git ref that was asked for; empty for the working tree.
         project: the manifest.
         settings: inputs of role release_bundle.
     """
 
     root: Path
     env: str
-    build: Path
+    folder: Path
+    version: str
     project: manifest.Manifest
     settings: Settings
 
@@ -87,4 +89,5 @@ class KitAction(ActionBase):
         root, env = Path(value("kit_root")), str(value("kit_env"))
         project = manifest.load(Path(value("kit_manifest_path")))
         settings = inputs.read(root, env, self.variables, value)
-        return Inputs(root, env, Path(value("kit_build_root")) / env, project, settings)
+        folder, version = Path(value("kit_bundle_folder")), str(value("kit_version"))
+        return Inputs(root, env, folder, version, project, settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import shlex
-import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from typing import Any
 
 from docker.utils.build import exclude_paths
 
+from kit_control import source_version
 from kit_control.errors import KitError
 from kit_control.manifest import Manifest
 from kit_control.settings import APP_UID, IMAGE_STATIC
 
-TARGETS = ("local", "release")
-GIT_SECONDS = 20
+TARGETS = ("local", "dev", "release")
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,8 @@ class Plan:
 
     Attributes:
         ref: ``<name>:<target>-<12 hexadecimal digits of its content's hash>``.
-        target: stage of the Dockerfile: ``local`` (development packages, source mounted) or ``release``.
+        target: stage of the Dockerfile: ``local`` (development packages, source mounted), ``dev`` (the release's
+            packages, source mounted) or ``release``.
         arguments: build arguments.
         labels: of the OCI image specification; no part of the content.
         context: the build context, a tar archive.
@@ -48,7 +48,7 @@ def plan(project: Manifest, root: Path, target: str, base: Mapping[str, Any]) ->
         project: the manifest.
         root: the kit's folder, with Dockerfile, .dockerignore, image/ and requirements/uv.txt.
         target: one of :data:`TARGETS`.
-        base: facts of the Python base image: ``ref`` and ``id``.
+        base: facts of the Python base image: ``ref``, which stands for its content on every machine, and ``id``.
 
     Returns:
         The plan; nothing was built.
@@ -68,7 +68,7 @@ def plan(project: Manifest, root: Path, target: str, base: Mapping[str, Any]) ->
         "APP_UID": str(APP_UID),
         "IMAGE_STATIC": IMAGE_STATIC,
     }
-    content = _content_hash(files, arguments, str(base["id"]))
+    content = _content_hash(files, arguments)
     version = f"{target}-{content[:12]}"
     return Plan(
         ref=f"{project.name}:{version}",
@@ -85,15 +85,32 @@ class _Entry:
     executable: bool = False
 
 
+def project_files(project: Manifest, root: Path) -> dict[str, tuple[bytes, int]]:
+    """Read the files of a project as an image would hold them.
+
+    Args:
+        project: the manifest.
+        root: the kit's folder, with .dockerignore.
+
+    Returns:
+        Content and mode by path below the project's source.
+    """
+    files = _project_files(project.source, root / ".dockerignore", project.data["writable_paths"])
+    return {
+        name.removeprefix("app/"): (entry.content, 0o755 if entry.executable else 0o644)
+        for name, entry in files.items()
+    }
+
+
 def _kit_files(project: Manifest, root: Path, target: str) -> dict[str, _Entry]:
     python = project.data["python"]
     release = python["requirements"]
-    locks = {"release": release, "local": python.get("dev_requirements", release)}
+    lock = {"local": ("local", python.get("dev_requirements", release))}.get(target, ("release", release))
     own = ("Dockerfile", "requirements/uv.txt")
     paths = {name: root / name for name in own}
     paths.update({f"kit/{path.name}": path for path in sorted((root / "image").glob("*.py"))})
     files = {name: _Entry(path.read_bytes()) for name, path in paths.items()}
-    files[f"requirements/{target}.txt"] = _Entry(_read(project.source / locks[target], project))
+    files[f"requirements/{lock[0]}.txt"] = _Entry(_read(project.source / lock[1], project))
     if target == "release":
         files["kit/build.sh"] = _Entry(_build_script(project.data["build"]).encode())
     return files
@@ -133,12 +150,10 @@ def _patterns(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _content_hash(files: Mapping[str, _Entry], arguments: Mapping[str, str], base_id: str) -> str:
-    digest = hashlib.sha256(base_id.encode())
+def _content_hash(files: Mapping[str, _Entry], arguments: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
     for name, value in sorted(arguments.items()):
-        # The reference of a base image is only a name; its id is the content.
-        if name != "PYTHON_IMAGE":
-            digest.update(f"{name}={value}\n".encode())
+        digest.update(f"{name}={value}\n".encode())
     for name, entry in sorted(files.items()):
         digest.update(f"{name} {entry.executable} {len(entry.content)}\n".encode() + entry.content)
     return digest.hexdigest()
@@ -156,32 +171,15 @@ def _archive(files: Mapping[str, _Entry]) -> bytes:
     return buffer.getvalue()
 
 
-def _labels(project: Manifest, version: str, base: Mapping[str, Any]) -> dict[str, str]:
+def _labels(project: Manifest, tag: str, base: Mapping[str, Any]) -> dict[str, str]:
     labels = {
         "org.opencontainers.image.title": project.name,
-        "org.opencontainers.image.version": version,
+        "org.opencontainers.image.version": tag,
         "org.opencontainers.image.base.name": str(base["ref"]),
-        "org.opencontainers.image.base.digest": str(base["id"]),
+        "org.opencontainers.image.base.digest": str(base.get("id", "")),
     }
-    told = _git(project.source, "log", "-1", "--format=%H %cI")
-    if told:
-        revision, created = told.split()
-        changed = "-modified" if _git(project.source, "status", "--porcelain", "--", ".") else ""
-        labels["org.opencontainers.image.revision"] = revision + changed
-        labels["org.opencontainers.image.created"] = created
+    version = source_version.version_of(project.source)
+    if version.sha:
+        labels["org.opencontainers.image.revision"] = version.sha + ("-modified" if version.changed else "")
+        labels["org.opencontainers.image.created"] = version.committed
     return labels
-
-
-def _git(folder: Path, *words: str) -> str:
-    """Ask git; empty where the folder is in no repository, or in one that belongs to somebody else."""
-    try:
-        done = subprocess.run(  # noqa: S603 - an argument list of our own, no shell
-            ["git", "-C", str(folder), *words],  # noqa: S607 - setup.sh sees to it that git is there
-            capture_output=True,
-            text=True,
-            timeout=GIT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -27,6 +27,11 @@ class File:
     text: str
     mode: int = PUBLIC_MODE
 
+    @property
+    def content(self) -> bytes:
+        """The text as it is written."""
+        return self.text.encode()
+
 
 def compose_value(value: Any) -> str:
     """Write a value as YAML that Compose reads back unchanged.

@@ -71,7 +71,12 @@ def describe(
             "user": settings["database_user"],
         }
     if settings["app_files"]:
-        description["app_files"] = {"static_source": IMAGE_STATIC, "static_root": STATIC_ROOT, "uid": APP_UID}
+        description["app_files"] = {
+            "static_source": IMAGE_STATIC if settings["source"] == "image" else None,
+            "static_root": STATIC_ROOT,
+            "build_commands": data["build"]["commands"],
+            "uid": APP_UID,
+        }
     if source_owner is not None:
         description["source"] = {
             "path": str(manifest.source),

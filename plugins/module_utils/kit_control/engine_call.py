@@ -20,7 +20,7 @@ from kit_control.action import KitAction
 from kit_control.errors import KitError
 
 # Judged without leaving anything on the host, the engine included.
-_LEAVES_NOTHING = ("check",)
+_LEAVES_NOTHING = ("preflight",)
 # Often enough to look live; over SSH a look costs the host a tenth of a second, and short verbs get none.
 LOOK_SECONDS, LOOK_SECONDS_REMOTE = 0.2, 1.5
 # A step that takes longer is shown before it has ended.

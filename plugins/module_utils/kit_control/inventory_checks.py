@@ -62,28 +62,29 @@ def problems(manifest: Manifest, settings: Settings, stack: Stack, env: str, ima
     ]
 
 
-def host_problems(connections: Mapping[str, str], settings: Settings, env: str) -> list[str]:
+def host_problems(hosts: Mapping[str, tuple[str, str, str]], env: str) -> list[str]:
     """Say what is wrong with the hosts that an inventory names.
 
     Args:
-        connections: how each host of group ``app`` is reached, as Ansible names it (``ssh``, ``local``).
-        settings: inputs of role release_bundle.
+        hosts: address, port and deploy root of each host of group ``app``, by its name in the inventory.
         env: name of the environment.
     """
-    if connections:
-        # Nothing is delivered to another host yet: neither images nor nginx's files nor a synchronised source.
-        here = set(connections.values()) == {"local"}
-        if here and not settings.has_edge and settings["source"] != "read_only":
-            return []
+    if not hosts:
         return [
-            f"{env} cannot be deployed by this version of the kit, which brings local to the machine it runs on; "
-            f"{env}'s files can be rendered: make render ENV={env}"
+            f"inventories/{env}/hosts.yml names no host; write under `app:`\n"
+            "      hosts:\n        web1: {ansible_host: 192.0.2.10, ansible_user: deploy}\n"
+            f"    or name an inventory of yours: make deploy ENV={env} INVENTORY=path/to/hosts.yml"
         ]
-    return [
-        f"inventories/{env}/hosts.yml names no host; write under `app:`\n"
-        "      hosts:\n        web1: {ansible_host: 192.0.2.10, ansible_user: deploy}\n"
-        f"    or name an inventory of yours: make deploy ENV={env} INVENTORY=path/to/hosts.yml"
-    ]
+    seen: dict[tuple[str, str, str], str] = {}
+    problems = []
+    for name, place in hosts.items():
+        if place in seen:
+            address, port, root = place
+            problems.append(
+                f"{seen[place]} and {name} are one host: {address} port {port}, {root}; take one of them out"
+            )
+        seen.setdefault(place, name)
+    return problems
 
 
 def _missing(manifest: Manifest, settings: Settings, stack: Stack, env: str, where: str) -> Iterator[str]:

@@ -45,10 +45,6 @@ class Manifest:
         """Name of the project, from which folders, network, volumes and image derive."""
         return str(self.data["name"])
 
-    def unbuilt_image(self, target: str) -> str:
-        """Stand-in for the reference of an image while the base image, and so its content, is not known yet."""
-        return f"{self.name}:{target}"
-
 
 def load(path: Path) -> Manifest:
     """Read a manifest.
@@ -236,6 +232,11 @@ def _cross_field_problems(raw: Mapping[str, Any], folder: Path) -> Iterator[tupl
             yield at, "the database password is a secret; add secret: true"
         if variable.get("from") == "cache.url" and not variable.get("secret"):
             yield at, "the cache's address carries its password; add secret: true"
+        earlier = variables.get(variable.get("rotate_to", name), {})
+        if "rotate_to" in variable and "generate" not in variable:
+            yield at, "'rotate_to' is for a value that the kit makes; add generate: 64"
+        if "rotate_to" in variable and not (earlier.get("type") == "list" and earlier.get("secret")):
+            yield (*at, "rotate_to"), "earlier values go to a variable with type: list and secret: true"
     suppliers = [variable.get("from") for variable in variables.values()]
     if "database.host" in suppliers and "database.password" not in suppliers:
         yield ("variables",), "database.host is read, but no variable takes database.password"

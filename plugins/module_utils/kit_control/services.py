@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from kit_engine.synced_source import RELEASE_FILE
+
 from kit_control.manifest import Manifest
 from kit_control.settings import (
     DATABASE_STOP_GRACE_SECONDS,
@@ -132,6 +134,8 @@ def app_base(
         "init": True,
         # Beside the Compose file; the engine names the bundle's folder, which the file itself must not hold.
         "env_file": f"${{KIT_BUNDLE:-.}}/.env.{env}",
+        # A mounted source brings its release's id along: in the environment it would make the containers anew.
+        "release_file": f"/app/{RELEASE_FILE}" if settings["source"] == "read_only" else "",
         "release_variables": [n for n, v in manifest.data["variables"].items() if v.get("from") == "release"],
         "volumes": volumes,
         "depends_on": sorted(backing),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kit_engine import disk, image_build, machine
 from kit_engine.docker import image_id
@@ -22,7 +23,6 @@ class Request:
         target: stage of the Dockerfile.
         arguments: build arguments.
         labels: labels of the image.
-        context: the build context as a tar archive on this host.
         extra_ca_bundle: certificates for downloads; ``machine`` means the machine's own where it is not the stock one.
         check_only: say whether it is lacking and build nothing.
         min_free_bytes: what the disks must have free before anything is built.
@@ -32,17 +32,17 @@ class Request:
     target: str
     arguments: Mapping[str, str]
     labels: Mapping[str, str]
-    context: Path
     extra_ca_bundle: str = "machine"
     check_only: bool = False
     min_free_bytes: int = 0
 
 
-def ensure(request: Request, report: Report) -> dict[str, Any]:
+def ensure(request: Request, context: IO[bytes], report: Report) -> dict[str, Any]:
     """Build the image if no image of its name is there.
 
     Args:
         request: what is asked for.
+        context: the build context, a tar archive; read only if the image is built.
         report: takes progress lines.
 
     Returns:
@@ -53,12 +53,12 @@ def ensure(request: Request, report: Report) -> dict[str, Any]:
     """
     there = image_id(request.ref)
     if not there and not request.check_only:
-        disk.demand(request.context.parent, request.min_free_bytes)
+        disk.demand(Path(tempfile.gettempdir()), request.min_free_bytes)
         started = time.monotonic()
         report.say(f"building {request.ref} …")
         image_build.build(
             request.ref,
-            request.context,
+            context,
             code="app_image",
             arguments=request.arguments,
             extra_ca_bundle=machine.extra_ca_bundle(request.extra_ca_bundle),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kit_engine import __version__, images_verbs, prepare, release, verbs
+from kit_engine import __version__, host_verbs, images_verbs, prepare, release, verbs
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError, UsageError
 from kit_engine.report import Report
@@ -19,6 +19,12 @@ FAILED, USAGE = 1, 2
 INTERRUPTED = 130
 
 Verb = Callable[[Docker, argparse.Namespace], None]
+_BY_REQUEST: dict[str, Callable[[argparse.Namespace], None]] = {
+    "app-image": images_verbs.app_image_verb,
+    "base-images": images_verbs.base_images,
+    "preflight": host_verbs.preflight_verb,
+    "release": host_verbs.release_verb,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
         report.verb = arguments.verb
         arguments.report = report
         if "request" in arguments:
+            if arguments.verb == "release":
+                report.steps = len(release.STEPS)
             arguments.run(arguments)
             prepare.give_back(arguments.root)
             return 0
@@ -113,12 +121,12 @@ def parser() -> argparse.ArgumentParser:
     shell.add_argument("service", nargs="?")
     manage = add("manage", verbs.manage, "run manage.py with the arguments that follow", json=False)
     manage.add_argument("words", nargs="*")
-    for name, run in (("base-images", images_verbs.base_images), ("app-image", images_verbs.app_image_verb)):
+    for name, run in _BY_REQUEST.items():
         # Without a help text: these are for Ansible, which knows what an environment asks for.
-        images = commands.add_parser(name)
-        images.set_defaults(run=run)
-        images.add_argument("--json", action="store_true")
-        images.add_argument("--request", required=True, metavar="JSON")
+        hidden = commands.add_parser(name)
+        hidden.set_defaults(run=run)
+        hidden.add_argument("--json", action="store_true")
+        hidden.add_argument("--request", required=True, metavar="JSON")
     return top
 
 

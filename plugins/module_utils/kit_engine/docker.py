@@ -52,6 +52,11 @@ class Container:
         return self.state == "running"
 
     @property
+    def well(self) -> bool:
+        """Whether it runs and, where it has a health check, passes it."""
+        return self.running and self.health in ("", "healthy")
+
+    @property
     def in_restart_loop(self) -> bool:
         """Whether it ends again and again, even if it runs for the moment."""
         return self.state in ("restarting", "dead") or (self.restarts > 0 and self.health in ("starting", "unhealthy"))
@@ -68,7 +73,7 @@ class Docker:
         self.stack = stack
         # The user's own COMPOSE_* (file, project, profiles) must not bend what is started here.
         self.env = {name: "" for name in os.environ if name.startswith("COMPOSE_")}
-        self.env.update({"KIT_BUNDLE": str(stack.bundle), "COMPOSE_ANSI": "never"})
+        self.env.update({"KIT_BUNDLE": str(stack.bundle), "KIT_RELEASE": stack.release, "COMPOSE_ANSI": "never"})
 
     def compose_command(self, *words: str) -> list[str]:
         """Build a Compose command for this stack."""

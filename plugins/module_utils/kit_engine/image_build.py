@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Optional
+from typing import IO, Optional
 
 from kit_engine import machine
 from kit_engine.base_images import recipe
@@ -19,7 +19,7 @@ LIMIT_SECONDS = 900.0
 
 def build(
     ref: str,
-    context: Path,
+    context: Path | IO[bytes],
     *,
     code: str,
     arguments: Mapping[str, str],
@@ -31,7 +31,7 @@ def build(
 
     Args:
         ref: name and tag it gets.
-        context: a folder with a Dockerfile, or a tar archive of one.
+        context: a folder with a Dockerfile, or the stream of a tar archive of one.
         code: code of the error if it fails.
         arguments: build arguments; never a secret.
         extra_ca_bundle: certificates for downloads; empty for none.
@@ -50,19 +50,17 @@ def build(
         words += [f"--label={name}={value}" for name, value in (labels or {}).items()]
         for key, path in _secret_files(Path(folder), extra_ca_bundle).items():
             words.append(f"--secret=id={key},src={path}")
-        packed = context.is_file()
         try:
-            with context.open("rb") if packed else Path("/dev/null").open("rb") as stdin:
-                done = subprocess.run(  # noqa: S603 - an argument list of our own, no shell
-                    [*words, "-" if packed else str(context)],
-                    stdin=stdin,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    encoding="utf-8",
-                    errors="replace",
-                    timeout=LIMIT_SECONDS,
-                    check=False,
-                )
+            done = subprocess.run(  # noqa: S603 - an argument list of our own, no shell
+                [*words, str(context) if isinstance(context, Path) else "-"],
+                stdin=subprocess.DEVNULL if isinstance(context, Path) else context,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                timeout=LIMIT_SECONDS,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             raise EngineError(
                 code,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from kit_engine import app_image
@@ -21,9 +22,7 @@ def base_images(arguments: argparse.Namespace) -> None:
 
 
 def app_image_verb(arguments: argparse.Namespace) -> None:
-    """Bring the app's image; the request's fields are those of app_image.Request."""
+    """Bring the app's image from its context on standard input; the request's fields are those of app_image.Request."""
     report: Report = arguments.report
-    asked = json.loads(arguments.request)
-    asked["context"] = Path(asked["context"])
-    answer = app_image.ensure(app_image.Request(**asked), report)
+    answer = app_image.ensure(app_image.Request(**json.loads(arguments.request)), sys.stdin.buffer, report)
     report.done(answer, str(answer["image"]["ref"]))

@@ -21,11 +21,12 @@ OLDEST_ENGINE: Version = (20, 10)
 OLDEST_COMPOSE: Version = (2, 20)
 
 
-def check(docker: Docker) -> list[Container]:
+def check(docker: Docker, *, delivered: bool = True) -> list[Container]:
     """Judge the host.
 
     Args:
         docker: the stack's containers.
+        delivered: whether the images are there already; else what depends on them is judged later.
 
     Returns:
         The stack's containers, as found.
@@ -40,7 +41,7 @@ def check(docker: Docker) -> list[Container]:
     containers = docker.containers() if info else []
     if info:
         problems += _ports(docker, containers)
-        problems += _database(docker, containers)
+        problems += _database(docker, containers, delivered)
     else:
         problems += [problem for port in stack.ports for problem in _held_by_process(stack, port)]
     if problems:
@@ -149,11 +150,13 @@ def _port_taken(stack: Stack, port: Port, owner: str) -> EngineError:
     return EngineError("port", problem, remedy)
 
 
-def _database(docker: Docker, containers: list[Container]) -> list[EngineError]:
+def _database(docker: Docker, containers: list[Container], delivered: bool) -> list[EngineError]:
     database = docker.stack.database
     if database is None:
         return []
     image = image_id(database.image)
+    if not image and not delivered:
+        return []
     if not image:
         problem = f"Image {database.image} of service {database.service} is not on this host."
         return [EngineError("image", problem, docker.stack.make("deploy"))]

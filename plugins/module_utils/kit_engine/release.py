@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kit_engine import admin, command, current, preflight, prepare, readiness, release_commands
+from kit_engine import (
+    admin,
+    command,
+    current,
+    database_password,
+    preflight,
+    prepare,
+    readiness,
+    release_commands,
+    synced_source,
+)
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
@@ -22,7 +32,7 @@ class Changes:
     Attributes:
         containers: what happened by container name: ``created started``.
         migrations: those that were applied.
-        prepared: files and folders that were made or handed over.
+        prepared: what was made, handed over or set: files, folders, the database role's password.
         admin: user name and password of the first admin, if it was created.
     """
 
@@ -63,6 +73,9 @@ def up(docker: Docker, report: Report) -> Changes:
             changes.prepared.append("shared/secrets")
         if stack.source:
             changes.prepared += prepare.writable_paths(stack.source)
+        other_source = synced_source.sync(stack)
+        if other_source:
+            changes.prepared.append("shared/source")
         restarts = {container.id: container.restarts for container in before}
         wanted = current.fingerprints(docker)
         unchanged = current.services(docker, before, wanted)
@@ -73,16 +86,23 @@ def up(docker: Docker, report: Report) -> Changes:
             start(docker, stack.backing_services)
         for service in stack.backing_services:
             readiness.wait_healthy(docker, service, restarts)
+        if stack.database and stack.database.service not in unchanged and database_password.ensure(docker):
+            changes.prepared.append("the database role's password")
+        # One that ended while its database was away is not to blame: it is judged from here on.
+        settled = before if all(container.well for container in before) else docker.containers()
+        restarts = {container.id: container.restarts for container in settled}
     with report.step("migrate"):
         web = [container for container in before if container.service == stack.web and stack.web in unchanged]
         commands = release_commands.run_if_needed(docker, web, wanted[stack.web])
         changes.migrations = commands.migrations
     with report.step("start"):
-        if stack.app_files and stack.web not in unchanged:
+        if stack.app_files and (other_source or stack.web not in unchanged):
             publish_static(docker, stack.app_files)
-        remake(docker, before, stack.services[len(stack.backing_services) :], anew)
+        remake(docker, settled, stack.services[len(stack.backing_services) :], anew)
         if not set(stack.services) <= unchanged:
             start(docker, stack.services, "--remove-orphans")
+        if other_source:
+            reload(docker, settled)
     with report.step("ready"):
         readiness.wait_ready(docker, restarts)
         for service in stack.app_services[1:]:
@@ -97,23 +117,45 @@ def up(docker: Docker, report: Report) -> Changes:
 
 
 def publish_static(docker: Docker, files: AppFiles) -> None:
-    """Copy the new image's static files to their volume, before anything of it serves.
+    """Bring the release's static files to their volume, before anything of it serves.
 
     Args:
         docker: the stack's containers.
-        files: from where to where.
+        files: from where to where; without a source the project's build commands collect them from its mounted source.
 
     Raises:
-        EngineError: the copy failed, such as for want of space.
+        EngineError: a command failed, such as for want of space.
     """
-    words = ("python", "/opt/kit/publish_static.py", files.static_source, files.static_root)
-    done = release_commands.one_off(docker, words)
-    if done.code:
-        raise EngineError(
-            "static",
-            f"The static files could not be published to {files.static_root}:\n{command.tail(done.err)}",
-            "docker system df    (is there space?)",
-        )
+    copy = ("python", "/opt/kit/publish_static.py", files.static_source or "", files.static_root)
+    for words in (copy,) if files.static_source else files.build_commands:
+        done = release_commands.one_off(docker, words)
+        if done.code:
+            raise EngineError(
+                "static",
+                f"The static files could not be published to {files.static_root}:\n{command.tail(done.err)}",
+                "docker system df    (is there space?)",
+            )
+
+
+def reload(docker: Docker, containers: list[Container]) -> None:
+    """Have the app's running processes read their source anew: web without a gap, the others by a restart.
+
+    Args:
+        docker: the stack's containers.
+        containers: those that ran before the source changed.
+
+    Raises:
+        EngineError: the engine refused.
+    """
+    remedy = docker.stack.make("logs")
+    there = {item.id for item in docker.containers()}
+    old = [item for item in containers if item.running and item.id in there]
+    for item in old:
+        if item.service == docker.stack.web:
+            command.demand(["docker", "kill", "--signal", "HUP", item.id], code="reload", remedy=remedy)
+    others = sorted({item.service for item in old if item.service in docker.stack.app_services[1:]})
+    if others:
+        docker.compose("restart", *others, code="reload", remedy=remedy)
 
 
 def start(docker: Docker, services: tuple[str, ...], *flags: str) -> None:

@@ -139,6 +139,7 @@ def _fingerprint(docker: Docker, web: Container, configuration: str) -> str:
     facts = [
         web.image,
         configuration,
+        stack.release,
         stack.release_commands,
         list(_files(stack.source)) if stack.source else [],
         database.identity(docker),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from kit_engine.errors import EngineError
 
 FILE_NAME = "stack.json"
+# The link in a deploy root that leads to the release that serves.
+CURRENT = "current"
 SCHEMA = 1
 
 
@@ -63,10 +65,18 @@ class Source:
 
 @dataclass(frozen=True)
 class AppFiles:
-    """Static files inside the image and the volume's path that they are published to; who the app runs as."""
+    """Where static files are published to and come from, and who the app runs as.
 
-    static_source: str
+    Attributes:
+        static_source: folder inside the image; None where build_commands collect them from a mounted source.
+        static_root: the volume's path in the app's containers.
+        build_commands: of the project.
+        uid: number of the app's user.
+    """
+
+    static_source: Optional[str]
     static_root: str
+    build_commands: tuple[tuple[str, ...], ...]
     uid: int
 
 
@@ -111,6 +121,11 @@ class Stack:
     limits: Limits
 
     @property
+    def release(self) -> str:
+        """Id of the release; empty for local, whose bundle is the deploy root itself."""
+        return "" if self.bundle == self.root else self.bundle.name
+
+    @property
     def web(self) -> str:
         """The service that commands of the project run in."""
         return self.app_services[0]
@@ -126,28 +141,46 @@ class Stack:
         return " ".join(("make", target, *env, *settings))
 
 
-def load(root: Path) -> Stack:
+def load(root: Path, bundle: Optional[Path] = None) -> Stack:
     """Read the description of the stack under a deploy root.
 
     Args:
-        root: the deploy root; for local the rendered bundle itself.
+        root: the deploy root.
+        bundle: folder of a release; default: the one that ``current`` leads to, or for local the deploy root itself.
 
     Returns:
         The stack.
 
     Raises:
-        EngineError: it is not rendered, or the file is not one of this kit's.
+        EngineError: it is not rendered, nothing was released yet, or the file is not one of this kit's.
     """
     root = root.resolve()
-    path = root / FILE_NAME
+    bundle = (bundle or (root if (root / FILE_NAME).is_file() else root / CURRENT)).resolve()
+    path = bundle / FILE_NAME
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise EngineError(
-            "stack", f"{root} holds no rendered stack ({FILE_NAME} is missing).", f"make deploy ENV={root.name}"
-        ) from None
+        raise EngineError("stack", f"{root} holds no release yet ({path} is missing).", "make deploy") from None
     except (OSError, ValueError) as error:
-        raise EngineError("stack", f"{path} cannot be read: {error}.", f"make render ENV={root.name}") from None
+        raise EngineError("stack", f"{path} cannot be read: {error}.", "make deploy    (writes it anew)") from None
+    return read(data, root, bundle)
+
+
+def read(data: Any, root: Path, bundle: Path) -> Stack:
+    """Read a description.
+
+    Args:
+        data: content of a stack.json.
+        root: the deploy root.
+        bundle: folder of the release.
+
+    Returns:
+        The stack.
+
+    Raises:
+        EngineError: it is not one of this kit's.
+    """
+    path = bundle / FILE_NAME
     reader = _Reader(data, "", path)
     if reader.number("schema") != SCHEMA:
         raise EngineError(
@@ -155,10 +188,10 @@ def load(root: Path) -> Stack:
             f"{path} has schema {data['schema']}, this engine knows {SCHEMA}: two versions of the kit.",
             f"make deploy ENV={root.name}    (renders it anew and brings the engine along)",
         )
-    return _stack(reader, root)
+    return _stack(reader, root, bundle)
 
 
-def _stack(reader: _Reader, root: Path) -> Stack:
+def _stack(reader: _Reader, root: Path, bundle: Path) -> Stack:
     probe, limits = reader.part("probe"), reader.part("limits")
     database, admin, source = reader.maybe("database"), reader.maybe("first_admin"), reader.maybe("source")
     files = reader.maybe("app_files")
@@ -167,7 +200,7 @@ def _stack(reader: _Reader, root: Path) -> Stack:
         raise reader.wrong("app_services", "at least one of services")
     return Stack(
         root=root,
-        bundle=root,
+        bundle=bundle,
         name=reader.text("name"),
         env=reader.text("env"),
         project=reader.text("project"),
@@ -205,7 +238,12 @@ def _stack(reader: _Reader, root: Path) -> Stack:
         ),
         app_files=None
         if files is None
-        else AppFiles(files.text("static_source"), files.text("static_root"), files.number("uid")),
+        else AppFiles(
+            static_source=files.text("static_source") if files.given("static_source") else None,
+            static_root=files.text("static_root"),
+            build_commands=files.commands("build_commands"),
+            uid=files.number("uid"),
+        ),
         limits=Limits(
             min_free_bytes=limits.number("min_free_bytes"),
             ready_timeout_seconds=limits.number("ready_timeout_seconds"),
@@ -228,7 +266,7 @@ class _Reader:
         return EngineError(
             "stack",
             f"{self.path}: {place} must be {wanted}. The file is written by the kit; was it edited?",
-            f"make render ENV={self.path.parent.name}",
+            "make deploy    (writes it anew)",
         )
 
     def given(self, name: str) -> bool:

@@ -1,0 +1,64 @@
+"""Judge which hosts are named and which version is asked for, before any of them is touched."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
+
+from kit_control import inventory_checks, source_version
+from kit_control.action import KitAction
+from kit_control.errors import KitError
+
+
+class ActionModule(KitAction):
+    """Arguments: ``dirty`` (a working tree with changes may be deployed)."""
+
+    _requires_connection = False
+    _VALID_ARGS = frozenset({"dirty"})
+
+    def work(self) -> dict[str, Any]:
+        """Judge; see the module's docstring."""
+        given = self.inputs()
+        mistakes = inventory_checks.host_problems(self._hosts(), given.env)
+        if mistakes:
+            raise KitError(
+                "inventory",
+                "Nothing was changed; this must be mended first:\n" + "\n".join(f"  - {line}" for line in mistakes),
+                f"Mend the lines above, then: make deploy ENV={given.env}",
+            )
+        if given.version == "HEAD":
+            self._refuse_changes(given.env)
+        version = source_version.version_of(given.project.source)
+        return {"changed": False, "sha": version.sha, "short": version.short, "ref": given.version}
+
+    def _refuse_changes(self, env: str) -> None:
+        """HEAD means what people see before them: files that it lacks would silently stay behind."""
+        path = Path(self._value("kit_working_manifest_path"))
+        changed = source_version.changes(path.parent)
+        if changed:
+            raise KitError(
+                "dirty",
+                f"Nothing was changed: {path.parent} has changes that no commit holds:\n"
+                + "\n".join(f"  - {name}" for name in changed),
+                f"git commit them; or deploy the last commit: make deploy ENV={env} VERSION=$(git rev-parse HEAD); or "
+                f"the files as they are, and the release says so: make deploy ENV={env} DIRTY=1",
+            )
+
+    def _value(self, name: str) -> Any:
+        return self._templar.template(self.variables[name])
+
+    def _hosts(self) -> dict[str, tuple[str, str, str]]:
+        """By name: where each host of the group is reached, and its deploy root."""
+        found = {}
+        for name in self.variables["groups"].get("app", []):
+            facts = self.variables["hostvars"][name]
+            root = facts.get("deploy_root", "")
+            found[name] = (
+                str(self._templar.template(facts.get("ansible_host", name))),
+                str(self._templar.template(facts.get("ansible_port", 22))),
+                str(self._templar.template(root)),
+            )
+        return found

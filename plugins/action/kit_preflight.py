@@ -1,0 +1,44 @@
+"""Judge a host for a stack that it does not have yet; leaves nothing on it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
+
+from kit_control import engine_call
+from kit_control.action import KitAction
+from kit_control.errors import KitError
+
+# Tokens and certificates are judged by the clock; a minute is what Kerberos' five and TOTP's half have between them.
+MOST_SECONDS_APART = 60
+
+
+class ActionModule(KitAction):
+    """Arguments: ``root``, ``python`` (as of kit_engine), ``stack`` (its description)."""
+
+    _VALID_ARGS = frozenset({"root", "python", "stack"})
+
+    def work(self) -> dict[str, Any]:
+        """Ask the engine, then compare the clocks; see the module's docstring."""
+        given = self._task.args
+        words = ["--request", json.dumps({"stack": given["stack"]})]
+        begun = time.time()
+        told = engine_call.call(self, Path(given["root"]), str(given["python"]), "preflight", words)
+        if not told.get("failed"):
+            self._compare_clocks(begun, float(told["time"]), time.time())
+        return told
+
+    def _compare_clocks(self, begun: float, told: float, ended: float) -> None:
+        apart = max(begun - told, told - ended)
+        if apart > MOST_SECONDS_APART:
+            raise KitError(
+                "clock",
+                f"The clock of {self.host} is {apart:.0f} s apart from this machine's: certificates and tokens would "
+                "be judged wrongly.",
+                f"timedatectl    (on {self.host}: is the time synchronised?); make provision sets that up",
+            )

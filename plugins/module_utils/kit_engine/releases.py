@@ -1,0 +1,168 @@
+"""Releases on this host: each received whole into a folder of its own, one of them current, each with a record."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Optional
+
+from kit_engine import __version__, bundle
+from kit_engine.errors import EngineError
+from kit_engine.stack import CURRENT
+
+FOLDER, RECORDS = "releases", "records"
+SCHEMA = 1
+
+
+@dataclass
+class Record:
+    """What is known of a release.
+
+    Attributes:
+        id: ``YYYYMMDDTHHMMSSZ-<short git sha>``.
+        ref: what was asked for, such as ``HEAD`` or a tag; ``sha`` is what it stood for.
+        dirty: whether the working tree held more than that commit.
+        image: reference of the app's image.
+        configuration: hash of the bundle's content.
+        who: user and control node that deployed.
+        started: UTC in ISO 8601; ``finished`` is empty while it runs.
+        seconds: by step.
+        state: ``running``, ``good``, ``failed``.
+        reason: why it failed.
+    """
+
+    id: str
+    env: str
+    ref: str = ""
+    sha: str = ""
+    dirty: bool = False
+    image: str = ""
+    configuration: str = ""
+    who: str = ""
+    started: str = ""
+    finished: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    migrations: list[str] = field(default_factory=list)
+    state: str = "running"
+    reason: str = ""
+    engine: str = __version__
+    schema: int = SCHEMA
+
+
+def receive(root: Path, wanted: str, configuration: str, stream: BinaryIO) -> str:
+    """Take a release from a control node.
+
+    Args:
+        root: the deploy root; made where absent.
+        wanted: id that the release shall have; a taken one gets ``-2`` and so on.
+        configuration: hash that the content must have.
+        stream: the archive, with the folders ``bundle`` and ``host``.
+
+    Returns:
+        The id it got.
+
+    Raises:
+        EngineError: it did not arrive whole; nothing but a temporary folder was written, and that is gone.
+    """
+    folder = root / FOLDER
+    _make(root, 0o755)
+    # A release holds secrets, and its users are root and containers only.
+    _make(folder, 0o700)
+    incoming = Path(tempfile.mkdtemp(prefix=".incoming-", dir=folder))
+    try:
+        bundle.unpack(stream, incoming)
+        if bundle.hash_of(incoming / bundle.BUNDLE) != configuration:
+            raise EngineError("bundle", "The release did not arrive whole: its hash is another.", "repeat the command")
+        _host_files(incoming / bundle.HOST, root)
+        given = _reserve(folder, wanted)
+        (incoming / bundle.BUNDLE).rename(folder / given)
+        _sync(folder)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+    return given
+
+
+def current(root: Path) -> str:
+    """Give the id of the release that serves; empty where there is none."""
+    link = root / CURRENT
+    return link.resolve().name if link.is_symlink() and link.exists() else ""
+
+
+def switch(root: Path, release: str) -> None:
+    """Make a release the current one, in one step."""
+    link = root / CURRENT
+    new = root / f".{CURRENT}.new"
+    new.unlink(missing_ok=True)
+    new.symlink_to(Path(FOLDER, release))
+    new.replace(link)
+    _sync(root)
+
+
+def write(root: Path, record: Record) -> None:
+    """Replace a release's record atomically."""
+    folder = root / RECORDS
+    _make(folder, 0o755)
+    path = folder / f"{record.id}.json"
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def read(root: Path, release: str) -> Optional[Record]:
+    """Read a release's record; None where there is none that can be read."""
+    try:
+        data: Mapping[str, Any] = json.loads((root / RECORDS / f"{release}.json").read_text(encoding="utf-8"))
+        return Record(**data)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def now() -> str:
+    """This moment in UTC, as records write it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _reserve(folder: Path, wanted: str) -> str:
+    for number in range(1, 1000):
+        given = wanted if number == 1 else f"{wanted}-{number}"
+        try:
+            (folder / given).mkdir()
+        except FileExistsError:
+            continue
+        return given
+    raise EngineError("bundle", f"There are a thousand releases named {wanted}.", f"ls {folder}")
+
+
+def _host_files(folder: Path, root: Path) -> None:
+    """Bring what lies beside the releases: docker-manage.sh, the record of base images."""
+    for path in sorted(found for found in folder.rglob("*") if found.is_file()):
+        target = root / path.relative_to(folder)
+        if target.is_file() and target.read_bytes() == path.read_bytes():
+            continue
+        _make(target.parent, 0o755)
+        new = target.with_name(f".{target.name}.new")
+        shutil.copyfile(path, new)
+        new.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+        new.replace(target)
+
+
+def _make(folder: Path, mode: int) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        folder.chmod(mode)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
