@@ -17,7 +17,7 @@ CANARY = "canary-that-nobody-may-say-" + "c" * 40
 def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A kit's folder with an environment `prod` of its own."""
     monkeypatch.delenv("ANSIBLE_VAULT_PASSWORD_FILE", raising=False)
-    for name in ("roles", "compose", "nginx"):
+    for name in ("roles", "compose", "nginx", "Dockerfile", ".dockerignore", "image", "requirements"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "inventories/prod", tmp_path / "inventories/prod")
     return tmp_path
@@ -48,7 +48,10 @@ def test_made_once_and_never_said(kit: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_mistaken_value_is_not_repeated(kit: Path) -> None:
     given = {"KEY": "django-insecure-" + CANARY, "PGPASSWORD": CANARY, "TYPO": CANARY}
     variables = {"kit_root": str(kit), "project_manifest": str(FIXTURE), "vault_secrets": given}
-    run = playbook("deploy", str(kit / "inventories/prod"), variables, "-vvvv", "--diff", scratch=kit)
+    hosts = kit / "hosts.yml"
+    hosts.write_text("app: {hosts: {web1: {ansible_host: 192.0.2.10}}}\n")
+    words = ("-i", str(hosts), "-vvvv", "--diff")
+    run = playbook("deploy", str(kit / "inventories/prod"), variables, *words, scratch=kit)
     assert run.code != 0
     assert "KEY starts with 'django-insecure-'" in run.output
     assert CANARY not in run.output

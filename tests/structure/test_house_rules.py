@@ -43,8 +43,8 @@ def test_the_kit_knows_nothing_of_the_example_app() -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_roles_inputs_are_specified_and_have_defaults(role: str) -> None:
-    specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]["main"]
-    options = specs.get("options", {})
+    specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]
+    options = {name: option for entry in specs.values() for name, option in entry.get("options", {}).items()}
     defaults_file = ROOT / f"roles/{role}/defaults/main.yml"
     defaults = yaml.safe_load(defaults_file.read_text()) if defaults_file.exists() else {}
     required = {name for name, option in options.items() if option.get("required")}

@@ -16,6 +16,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.vault import VaultLib, get_file_vault_secret
 
 from kit_control.errors import KitError
+from kit_control.variables import as_text
 
 # Letters and digits only: such a value needs no escaping in an address, a shell or a configuration file.
 # 32 of them hold 190 bits, above the 128 that NIST SP 800-57 asks for.
@@ -33,6 +34,10 @@ class Store(Protocol):
     @property
     def password(self) -> str:
         """Path of the file that opens it; empty where none is needed."""
+
+    @property
+    def edit(self) -> str:
+        """The command that opens it in an editor."""
 
     def read(self) -> dict[str, str]:
         """Return the values by name."""
@@ -52,6 +57,11 @@ class PlainStore:
     def password(self) -> str:
         """Nothing: the file is plain."""
         return ""
+
+    @property
+    def edit(self) -> str:
+        """The command that opens it in an editor."""
+        return f"${{EDITOR:-vi}} {self.path}"
 
     def read(self) -> dict[str, str]:
         """Return the values by name.
@@ -94,19 +104,24 @@ class VaultStore:
         """Path of the password's file."""
         return str(self._password_path)
 
+    @property
+    def edit(self) -> str:
+        """The command that opens it in an editor."""
+        return f"ANSIBLE_VAULT_PASSWORD_FILE={self._password_path} .venv/bin/ansible-vault edit {self.path}"
+
     def read(self) -> dict[str, str]:
         """Return the values by name.
 
         Raises:
             KitError: the vault's password is missing or wrong, or its content is no mapping.
         """
-        return {str(name): str(value) for name, value in self._content().get("vault_secrets", {}).items()}
+        return {str(name): as_text(value) for name, value in self._content().get("vault_secrets", {}).items()}
 
     def write(self, values: Mapping[str, str]) -> None:
         """Replace the file atomically; what else stands in it, and values that did not change, stay as they are."""
         content = self._content()
         before = content.get("vault_secrets", {})
-        kept = {name: value for name, value in before.items() if str(value) == values.get(name)}
+        kept = {name: value for name, value in before.items() if as_text(value) == values.get(name)}
         text = yaml.safe_dump({**content, "vault_secrets": {**values, **kept}}, sort_keys=True, allow_unicode=True)
         _write_private(self.path, self._vault().encrypt(text).decode())
 
@@ -122,8 +137,7 @@ class VaultStore:
                 "Name the right password: export ANSIBLE_VAULT_PASSWORD_FILE=path",
             ) from None
         if not isinstance(content, dict) or not isinstance(content.get("vault_secrets", {}), dict):
-            remedy = f"ANSIBLE_VAULT_PASSWORD_FILE={self._password_path} .venv/bin/ansible-vault edit {self.path}"
-            raise KitError("vault", f"{self.path} holds no `vault_secrets:` mapping.", remedy)
+            raise KitError("vault", f"{self.path} holds no `vault_secrets:` mapping.", self.edit)
         return content
 
     def _vault(self) -> VaultLib:
