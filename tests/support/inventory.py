@@ -48,6 +48,8 @@ def variables_of(env: str, changes: Mapping[str, Any]) -> Templar:
         "playbook_dir": str(ROOT / "playbooks"),
         "ansible_inventory_sources": [str(ROOT / f"inventories/{env}")],
         "ansible_playbook_python": "python3",
+        "inventory_hostname": "localhost",
+        "project_dirty": True,
     }
     for file in files:
         variables.update(_trusted(yaml.safe_load(file.read_text()) or {}))

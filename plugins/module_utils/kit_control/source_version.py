@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -69,7 +70,8 @@ def manifest_at(path: Path, ref: str, exports: Path) -> Path:
     if not sha:
         raise KitError("version", f"There is no commit {ref!r} in {top}.", "git log --oneline    (names them)")
     inside = path.resolve().relative_to(Path(top).resolve())
-    target = exports / sha
+    # Several projects may lie in one repository.
+    target = exports / f"{sha[:12]}-{hashlib.sha256(inside.as_posix().encode()).hexdigest()[:8]}"
     facts = _facts(target)
     if not facts.is_file():
         _export(Path(top), sha, inside, target)
