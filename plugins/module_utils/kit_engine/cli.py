@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kit_engine import __version__, host_verbs, images_verbs, prepare, release, verbs
+from kit_engine import __version__, host_verbs, images_verbs, prepare, release, status, verbs
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError, UsageError
 from kit_engine.report import Report
@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     add("down", verbs.down, "stop the stack, keep its data")
     destroy = add("destroy", verbs.destroy, "remove the stack with its data")
     destroy.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")
-    add("status", verbs.status, "show how the stack is")
+    add("status", status.status_verb, "show how the stack and its host are")
     add("migrate", verbs.migrate, "run the release commands (migrations) now")
     restart = add("restart", verbs.restart, "restart all services, or one")
     restart.add_argument("service", nargs="?")
