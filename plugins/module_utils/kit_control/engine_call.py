@@ -15,7 +15,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.utils.display import Display
 
-from kit_control import engine_archive
+from kit_control import engine_archive, unreachable_host
 from kit_control.action import KitAction
 from kit_control.errors import KitError
 
@@ -141,28 +141,7 @@ def unreachable(action: KitAction, said: str) -> KitError:
         action: whose host could not be reached.
         said: SSH's own words.
     """
-    host, address = action.host, action.address
-    low = said.lower()
-    if "identification has changed" in low:
-        cause = "its host key is not the known one: another machine answers there, or it was installed anew"
-        remedy = (
-            f"compare the new key with the host's own (ssh-keygen -lf), then: ssh-keygen -R {address}, and provision"
-        )
-    elif "host key verification failed" in low:
-        cause, remedy = "its host key is not known here", "make provision    (shows the fingerprint and asks)"
-    elif "permission denied" in low or "too many authentication" in low:
-        cause = "it refuses the login: wrong user, or a key that it does not know"
-        remedy = f"ssh {address}    (does it let you in?), then correct ansible_user or the key in the inventory"
-    elif "could not resolve" in low:
-        cause, remedy = "its name is not known to any name server", "correct ansible_host in the inventory"
-    else:
-        cause, remedy = "it does not answer", f"ssh {address}    (is the host up, and the port right?)"
-    return KitError("unreachable", f"Host {host} ({address}) cannot be reached: {cause}.\n    {_last(said)}", remedy)
-
-
-def _last(said: str) -> str:
-    lines = [line.strip() for line in said.replace("\\r\\n", "\n").splitlines() if line.strip(" @\r")]
-    return lines[-1] if lines else "(it said nothing)"
+    return unreachable_host.explain(action.host, action.address, said)
 
 
 def _demand(action: KitAction, python: str, done: dict[str, Any], *, started: bool = False) -> None:
@@ -178,11 +157,15 @@ def _demand(action: KitAction, python: str, done: dict[str, Any], *, started: bo
     if "sudo" in said and any(word in said for word in ("password", "sudoers", "not allowed", "not found")):
         raise KitError(
             "sudo",
-            f"The login user may not become root on {address}:\n    {_last(said)}",
+            f"The login user may not become root on {address}:\n    {unreachable_host.last_line(said)}",
             "allow it (sudo without a password), or give the password: ARGS=--ask-become-pass",
         )
     if not started:
-        raise KitError("engine", f"The engine could not be brought to {address}:\n    {_last(said)}", f"ssh {address}")
+        raise KitError(
+            "engine",
+            f"The engine could not be brought to {address}:\n    {unreachable_host.last_line(said)}",
+            f"ssh {address}",
+        )
 
 
 def answer(out: str, err: str, code: int) -> dict[str, Any]:
