@@ -20,7 +20,7 @@ from kit_control.action import KitAction
 from kit_control.errors import KitError
 
 # Judged without leaving anything on the host, the engine included.
-_LEAVES_NOTHING = ("preflight",)
+_LEAVES_NOTHING = ("image-migrations", "plan", "preflight")
 # Often enough to look live; over SSH a look costs the host a tenth of a second, and short verbs get none.
 LOOK_SECONDS, LOOK_SECONDS_REMOTE = 0.2, 1.5
 # A step that takes longer is shown before it has ended.
@@ -59,11 +59,20 @@ _INSTALL = (
     + """mkdir -p "${engine%/*}"; cat > "$engine.new"; chmod 0755 "$engine.new"; mv -f "$engine.new" "$engine"
 """
 )
+# The engine comes first on standard input, and just so much of it is read: the verb's own input follows.
 _TEMPORARY = (
-    "python=$2\n"
+    "size=$1; shift; python=$2\n"
     + _HAS_PYTHON
     + """folder=$(mktemp -d) || exit 1
-cat > "$folder/engine.pyz"
+"$python" -c '
+import os, sys
+left = int(sys.argv[2])
+with open(sys.argv[1], "wb") as file:
+    while left:
+        part = os.read(0, min(left, 65536))
+        left -= file.write(part) or sys.exit("cut off")
+' "$folder/engine.pyz" "$size" || exit 1
+export TMPDIR="$folder"
 progress=$1; shift 3; set -- "$progress" "$python" "$folder/engine.pyz" "$@"
 """
     + _RUN.replace("""rm -f "$progress\"""", """rm -rf "$progress" "$folder\"""")
@@ -94,10 +103,11 @@ def call(
     progress = f"/tmp/kit-progress-{secrets.token_hex(8)}"  # noqa: S108 - made with noclobber, and a name not to guess
     arguments = [progress, python, str(engine), "--root", str(root), verb, "--json", *words]
     brought = False
-    if stdin is None and (action._task.check_mode or verb in _LEAVES_NOTHING):
-        done = _shown(action, _INSTALLED, [checksum, *arguments], progress)
+    if verb in _LEAVES_NOTHING or (stdin is None and action._task.check_mode):
+        done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
         if done["rc"] == _OTHER_ENGINE:
-            done = _shown(action, _TEMPORARY, arguments, progress, archive)
+            temporary = [str(len(archive)), *arguments]
+            done = _shown(action, _TEMPORARY, temporary, progress, archive + (stdin or b""))
     else:
         done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
         if done["rc"] == _OTHER_ENGINE:
