@@ -9,10 +9,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
 from ansible import context
-from ansible.errors import AnsibleError
-from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.callback import CallbackBase
-from ansible.template import Templar
+from kit_control.environment import environment_name
+from kit_control.errors import KitError
 from kit_control.result_file import Outcome
 
 DOCUMENTATION = """
@@ -35,28 +34,29 @@ class CallbackModule(CallbackBase):
 
     def __init__(self) -> None:
         super().__init__()
-        self._playbook = ""
+        self._playbook, self._folder = "", Path()
         self._outcome: Outcome | None = None
         self._of_hosts = False
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Remember which one it is."""
-        self._playbook = Path(playbook._file_name).stem
+        path = Path(playbook._file_name).resolve()
+        self._playbook, self._folder = path.stem, path.parent
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Find the environment's folder, as the playbook's own variables name it."""
         # What a play on this machine alone tells is no host's.
         self._of_hosts = "localhost" not in play.hosts
-        if self._outcome is not None or context.CLIARGS.get("check"):
+        ours = (self._folder / "group_vars/all/kit.yml").is_file()
+        if self._outcome is not None or context.CLIARGS.get("check") or not ours:
             return
-        values = play.get_variable_manager().get_vars(play=play)
-        templar = Templar(loader=DataLoader(), variables=values)
+        # As playbooks/group_vars/all/kit.yml has it; the variables of a group are nobody's before there is a host.
         try:
-            folder, env = (str(templar.template(values[name])) for name in ("kit_env_folder", "kit_env"))
-        except (KeyError, AnsibleError):
-            # A playbook that is none of the kit's, or an inventory that is none: its first task says so.
+            env = environment_name(context.CLIARGS["inventory"] or ())
+        except KitError:
             return
-        self._outcome = Outcome(self._playbook, env, Path(folder))
+        given = play.get_variable_manager().get_vars(play=play).get("kit_build_root", self._folder.parent / "build")
+        self._outcome = Outcome(self._playbook, env, Path(str(given), env))
         self._outcome.begin()
 
     def v2_runner_on_ok(self, result: Any) -> None:

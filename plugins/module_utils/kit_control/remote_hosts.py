@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,6 @@ def load(root: Path, env: str, inventory: str = "", variables: Mapping[str, Any]
     sources = [str(root / "inventories" / env), *([inventory] if inventory else [])]
     if inventory and not Path(inventory).exists():
         raise KitError("inventory", f"There is no inventory {inventory}.", "ls    (INVENTORY=path/to/hosts.yml)")
-    init_plugin_loader()
     try:
         hosts = _read(root, sources, variables or {})
     except AnsibleError as error:
@@ -115,16 +115,19 @@ def choose(hosts: Sequence[RemoteHost], name: str, target: str) -> RemoteHost:
     return hosts[0]
 
 
+@cache
+def _vault(password_file: str) -> Any:
+    """Find the plugins and open the vault, once in a process, as Ansible's own commands do."""
+    init_plugin_loader()
+    files = [password_file] if password_file else []
+    return CLI.setup_vault_secrets(DataLoader(), constants.DEFAULT_VAULT_IDENTITY_LIST, files, auto_prompt=False)
+
+
 def _read(root: Path, sources: list[str], extra: Mapping[str, Any]) -> list[RemoteHost]:
     loader = DataLoader()
+    loader.set_vault_secrets(_vault(os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE", "")))
     # As for a playbook: the wiring in playbooks/group_vars knows the deploy root.
     loader.set_basedir(str(root / "playbooks"))
-    password = os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE")
-    loader.set_vault_secrets(
-        CLI.setup_vault_secrets(
-            loader, constants.DEFAULT_VAULT_IDENTITY_LIST, [password] if password else [], auto_prompt=False
-        )
-    )
     inventory = InventoryManager(loader=loader, sources=sources)
     manager = VariableManager(loader=loader, inventory=inventory)
     found = []

@@ -65,7 +65,7 @@ class Outcome:
             unreachable: whether the host could not even be reached.
         """
         code = str(told.get("code") or ("unreachable" if unreachable else "timeout" if "timedout" in told else "task"))
-        message = str(told.get("msg") or "").strip().partition("\n")[0]
+        message = _first(str(told.get("msg") or ""))
         self.hosts[host] = HostResult(False, code, task, message, changed=self.hosts.get(host, HostResult()).changed)
         self._code = code if self._code == GOOD else self._code
 
@@ -145,6 +145,12 @@ def summary(verdicts: Mapping[str, str]) -> str:
     if len(hosts) == 1:
         return next(iter(hosts))
     return "; ".join(f"{', '.join(names)}: {verdict}" for verdict, names in hosts.items())
+
+
+def _first(text: str) -> str:
+    """The first thing that a message says: a list's first entry belongs to its heading."""
+    first, _, rest = text.strip().partition("\n")
+    return f"{first} {rest.partition(chr(10))[0].strip(' -')}" if first.endswith(":") and rest else first
 
 
 def _replace(path: Path, content: Mapping[str, Any]) -> None:

@@ -109,7 +109,7 @@ def not_after(path: Path) -> float:
     try:
         return float(ssl.cert_time_to_seconds(decode(str(path))["notAfter"]))
     except ssl.SSLError as error:
-        raise ValueError(f"{path} holds no certificate: {error.reason or error}") from None
+        raise ValueError(f"{path} holds no certificate: {error.args[0]}") from None
 
 
 def last_backup(_stack: Stack) -> Optional[dict[str, Any]]:
