@@ -126,7 +126,9 @@ def look(host: RemoteHost, env: str) -> None:
     done = _captured(host, ["sh", "-c", _LOOK, "kit", host.root], _LOOK_SECONDS)
     if done.returncode == _NO_RELEASE:
         raise KitError(
-            "stopped", f"Host {host.name} holds no release: there is no {host.root}.", f"make deploy ENV={env}"
+            "stopped",
+            f"Host {host.name} holds no release: {host.root} has no docker-manage.sh.",
+            f"make deploy ENV={env}",
         )
     if done.returncode == _NO_SUDO:
         raise KitError(
