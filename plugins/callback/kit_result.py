@@ -14,6 +14,9 @@ from kit_control.environment import environment_name
 from kit_control.errors import KitError
 from kit_control.result_file import Outcome
 
+# Their own files are their result; they must not take a deploy's away.
+_OF_NO_HOST = ("render", "secrets")
+
 DOCUMENTATION = """
 name: kit_result
 type: aggregate
@@ -47,7 +50,7 @@ class CallbackModule(CallbackBase):
         """Find the environment's folder, as the playbook's own variables name it."""
         # What a play on this machine alone tells is no host's.
         self._of_hosts = "localhost" not in play.hosts
-        ours = (self._folder / "group_vars/all/kit.yml").is_file()
+        ours = self._playbook not in _OF_NO_HOST and (self._folder / "group_vars/all/kit.yml").is_file()
         if self._outcome is not None or context.CLIARGS.get("check") or not ours:
             return
         # As playbooks/group_vars/all/kit.yml has it; the variables of a group are nobody's before there is a host.

@@ -83,6 +83,13 @@ def host(tmp_path_factory: pytest.TempPathFactory, site: Path) -> Iterator[Host]
     folder = tmp_path_factory.mktemp("host")
     stack = make(tmp_path_factory.mktemp("control"), site)
     stack.write()
+    # Beside the database's secret one of the app's own.
+    path = stack.root / "docker-compose.local.yml"
+    compose = json.loads(path.read_text())
+    compose["secrets"]["app_key"] = {"file": "../secrets/app_key"}
+    compose["services"]["web"]["secrets"] = ["app_key"]
+    path.write_text(json.dumps(compose))
+    (stack.root / "secrets/app_key").write_text(PASSWORD)
     (folder / "tmp").mkdir()
     records = folder / "root/records"
     records.mkdir(parents=True)
@@ -160,17 +167,23 @@ class TestPlan:
         kept = {service for service in planned if before[f"{host.stack.project}-{service}-1"] in after.values()}
         assert kept == {service for service, what in planned.items() if what == "keep"}
 
-    def test_another_secret_file_is_compared_and_not_shown(self, host: Host) -> None:
-        secret = host.stack.root / "secrets/database_password"
+    @pytest.mark.parametrize(
+        ("name", "containers"),
+        # The database's role takes another password without a restart.
+        [("database_password", {"db": "keep", "web": "keep"}), ("app_key", {"db": "keep", "web": "recreate"})],
+    )
+    def test_another_secret_file_is_compared_and_not_shown(
+        self, host: Host, name: str, containers: dict[str, str]
+    ) -> None:
+        secret = host.stack.root / "secrets" / name
         secret.write_text(CANARY)
         try:
             plan = host.plan()
         finally:
             secret.write_text(PASSWORD)
 
-        assert plan["files"] == [{"path": "secrets/database_password", "change": "changed", "lines": []}]
-        # Its role takes the other password without a restart.
-        assert plan["containers"]["db"] == "keep"
+        assert plan["files"] == [{"path": f"secrets/{name}", "change": "changed", "lines": []}]
+        assert plan["containers"] == containers
         assert CANARY not in json.dumps(plan)
         assert PASSWORD not in json.dumps(plan)
 

@@ -112,6 +112,8 @@ class TestHosts:
         words = one.command(["docker-manage.sh", "a b"], terminal=True)
         for wanted in ("Port=2222", "User=me", f"IdentityFile={Path('~/key').expanduser()}", "jump host"):
             assert wanted in words
+        assert words[0] == "ssh"
+        assert "ControlPersist=60s" in words
         assert words[-3:] == ["-t", "192.0.2.1", shlex.join(["docker-manage.sh", "a b"])]
         assert (one.root, two.root, two.address) == ("/srv/mine", "/srv/email_" + "camp" + "aign", "web2")
         assert not any("StrictHostKeyChecking=no" in word for word in words)

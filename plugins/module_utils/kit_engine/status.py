@@ -187,7 +187,7 @@ def text(stack: Stack, told: dict[str, Any]) -> str:
 def release_line(release: Optional[dict[str, Any]]) -> str:
     """Write which release serves, how old it is and who deployed it."""
     if release is None:
-        return "none: the working tree as it is"
+        return "the working tree as it is"
     parts = [release["id"]]
     if release["age"] is not None:
         parts.append(f"{duration(release['age'])} ago")
