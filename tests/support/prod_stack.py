@@ -153,8 +153,7 @@ def bring_up(scratch: Path, variables: Mapping[str, Any]) -> ProdStack:
 
 
 def _lay_out(root: Path) -> None:
-    """What a host's deploy root holds beside the bundle: nginx's files and a certificate."""
-    shutil.copytree(root / "nginx", root / "shared/nginx/conf")
+    """What a host's deploy root holds beside the bundle: a challenge's answer and a certificate."""
     (root / "shared/nginx/acme/.well-known/acme-challenge").mkdir(parents=True)
     (root / "shared/nginx/acme/.well-known/acme-challenge/token").write_text("proof")
     served = root / f"shared/nginx/ssl/{NAME}/1"

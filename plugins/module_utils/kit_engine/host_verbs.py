@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, current, preflight, readiness, release, releases, verbs
+from kit_engine import bundle, current, edge, preflight, readiness, release, releases, verbs
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import CheckFailed, EngineError
@@ -64,7 +64,11 @@ def _current(root: Path) -> dict[str, Any]:
 def _serves(docker: Docker) -> bool:
     stack = docker.stack
     as_noted = current.services(docker, docker.containers(), current.fingerprints(docker))
-    return set(stack.services) <= as_noted and readiness.ask(stack.probe, stack.probe.ready) is None
+    return (
+        set(stack.services) <= as_noted
+        and edge.is_current(stack)
+        and readiness.ask(stack.probe, stack.probe.ready) is None
+    )
 
 
 def release_verb(arguments: argparse.Namespace) -> None:

@@ -27,6 +27,10 @@ def folders(stack: Stack) -> None:
     """
     (stack.root / "shared/compose").mkdir(parents=True, exist_ok=True)
     (stack.root / "records").mkdir(exist_ok=True)
+    if stack.has_edge:
+        # Compose would refuse to mount what is not there.
+        for name in ("conf", "ssl", "acme"):
+            (stack.root / "shared/nginx" / name).mkdir(parents=True, exist_ok=True)
     if stack.app_files is None:
         return
     logs, uid = stack.root / "shared/logs", stack.app_files.uid

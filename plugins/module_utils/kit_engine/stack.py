@@ -12,6 +12,8 @@ from kit_engine.errors import EngineError
 FILE_NAME = "stack.json"
 # The link in a deploy root that leads to the release that serves.
 CURRENT = "current"
+# The service that stands before web.
+EDGE = "nginx"
 SCHEMA = 1
 
 
@@ -129,6 +131,11 @@ class Stack:
     def web(self) -> str:
         """The service that commands of the project run in."""
         return self.app_services[0]
+
+    @property
+    def has_edge(self) -> bool:
+        """Whether nginx stands before web."""
+        return EDGE in self.services
 
     @property
     def backing_services(self) -> tuple[str, ...]:
