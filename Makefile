@@ -110,7 +110,7 @@ test-fresh: test-engine ## Run the README's commands on fresh Debian 12 and 13 h
 	@FRESH_DISTROS=$(or $(FRESH_DISTROS),all) $(BIN)/pytest -m host $(ARGS)
 
 testbed-up: test-engine ## Bring up HOSTS= fresh hosts of DISTRO=trixie|bookworm
-	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie)
+	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie) $(if $(MANIFEST),--manifest '$(MANIFEST)')
 
 testbed-down: .venv/.dev ## Remove the hosts of testbed-up
 	@$(testbed) down

@@ -142,7 +142,7 @@ def test_one_host_under_two_names_is_refused(tmp_path: Path) -> None:
     hosts.write_text("app: {hosts: {web1: {ansible_host: 192.0.2.10}, web2: {ansible_host: 192.0.2.10}}}\n")
     run = playbook("deploy", "prod", VALID, "-i", str(hosts), scratch=tmp_path)
     assert run.code != 0
-    assert "web1 and web2 are one host (192.0.2.10 port 22)" in run.output
+    assert "web1 and web2 are one host: 192.0.2.10 port 22" in run.output
     assert "unreachable=1" not in run.output
 
 

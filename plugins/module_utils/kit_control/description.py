@@ -23,9 +23,9 @@ def describe(
     data = manifest.data
     health = data["health"]
     if settings.has_edge:
-        # Docker's own word for every address is an empty one.
-        address = settings["edge_address"]
-        url = f"https://{address or '127.0.0.1'}:{settings['https_port']}"
+        # Docker publishes on every address where none is named.
+        address = settings["edge_address"] or "0.0.0.0"  # noqa: S104 - compared with others, not bound
+        url = f"https://{settings['edge_address'] or '127.0.0.1'}:{settings['https_port']}"
         ports = [
             _port(address, settings["http_port"], "nginx", "release_bundle_http_port"),
             _port(address, settings["https_port"], "nginx", "release_bundle_https_port"),

@@ -99,6 +99,9 @@ def call(
         if done["rc"] == _OTHER_ENGINE:
             done = _shown(action, _TEMPORARY, arguments, progress, archive)
     else:
+        if not action.is_remote:
+            # Made as the caller, although the engine may be root: what is rendered lies here too.
+            root.mkdir(parents=True, exist_ok=True)
         done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
         if done["rc"] == _OTHER_ENGINE:
             _demand(action, python, run(action, _INSTALL, [python, str(engine)], archive))
