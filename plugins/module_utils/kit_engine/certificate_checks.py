@@ -64,11 +64,13 @@ class Wanted:
         trust: ``system``: whom this machine trusts, and ``authority``. ``given``: whatever stands last in the chain,
             since somebody else judged it.
         authority: PEM text of a private certificate authority; empty for none.
+        authority_place: where that stands, for messages.
     """
 
     domains: tuple[str, ...]
     trust: str = "system"
     authority: str = ""
+    authority_place: str = "the authority"
 
 
 def judge(pair: Pair, wanted: Wanted, now: Optional[float] = None) -> list[Certificate]:
@@ -86,6 +88,7 @@ def judge(pair: Pair, wanted: Wanted, now: Optional[float] = None) -> list[Certi
         CheckFailed: with everything that is wrong; alone where nothing else can be judged.
     """
     chain = _read(pair)
+    _read_authority(wanted)
     expired = list(_times(pair, chain, time.time() if now is None else now))
     problems = [*_names(pair, chain[0], wanted.domains), *expired, *_strength(pair, chain[0])]
     # Of several things OpenSSL names the one that it met first; a time that is told already is not told again.
@@ -139,6 +142,16 @@ def _read(pair: Pair) -> list[Certificate]:
             ]
         )
     return chain
+
+
+def _read_authority(wanted: Wanted) -> None:
+    try:
+        readable = not wanted.authority or bool(x509.read_all(wanted.authority))
+    except ValueError:
+        readable = False
+    if not readable:
+        look = f"openssl x509 -in {wanted.authority_place} -noout -text    (does it read?)"
+        raise CheckFailed([_problem(f"{wanted.authority_place} holds no certificate that can be read.", look)])
 
 
 def _names(pair: Pair, own: Certificate, domains: Sequence[str]) -> Iterator[EngineError]:

@@ -31,7 +31,9 @@ def certificate_verb(docker: Docker, arguments: argparse.Namespace) -> None:
             raise UsageError("--chain and --key belong together.", "./docker-manage.sh help")
         pair = Pair(_text(arguments.chain), _text(arguments.key), str(arguments.chain), str(arguments.key))
         authority = _text(arguments.ca) if arguments.ca else ""
-        changed = certificate.install(place, pair, Wanted(edge.domains, authority=authority), docker)
+        changed = certificate.install(
+            place, pair, Wanted(edge.domains, authority=authority, authority_place=str(arguments.ca)), docker
+        )
     now = certificate.facts(place, docker.stack.probe)
     rows = certificate.installed(place)
     lines = [f"{docker.stack.name} ({docker.stack.env}): {_verdict(now)}"]
@@ -49,7 +51,8 @@ def certificate_verb(docker: Docker, arguments: argparse.Namespace) -> None:
 def install_verb(arguments: argparse.Namespace) -> None:
     """Bring a certificate into use that a control node has judged, or only tell what is there.
 
-    The request: ``name``, ``uid``, ``domains``. Standard input, unless it is empty: JSON with ``chain`` and ``key``.
+    The request: ``name``, ``uid``, ``domains``, and ``only_ask`` where nothing may be changed. Standard input: JSON
+    with ``chain`` and ``key``, or nothing to have what lies there already served.
     """
     asked, root = json.loads(arguments.request), arguments.root.resolve()
     place = Place(root, str(asked["name"]), int(asked["uid"]))
@@ -63,7 +66,7 @@ def install_verb(arguments: argparse.Namespace) -> None:
         domains = tuple(asked["domains"])
         changed = certificate.install(place, pair, Wanted(domains, trust="given"), docker)
         warnings = _left_behind(place, docker)
-    elif place.chain():
+    elif place.chain() and not asked.get("only_ask"):
         changed = certificate.bring_to_visitors(docker, place.chain()[0])
     now = certificate.facts(place, docker.stack.probe if docker else None)
     result: dict[str, Any] = {"changed": changed, "certificate": now}
