@@ -57,13 +57,15 @@ def test_key_of_another_certificate() -> None:
 
 
 def test_missing_intermediate() -> None:
-    error = refused("an intermediate certificate is missing (1 in the file", chain=GOOD.own)
+    error = refused("Test intermediate, which issued certificate 1 of 1 in it, is not known here", chain=GOOD.own)
     assert "cat own.pem intermediate.pem > fullchain.pem" in error.remedy
 
 
 def test_authority_that_nobody_knows() -> None:
-    assert "tls_ca_file" in refused("does not lead to a root that is trusted", authority="").remedy
-    refused("its root is not known here", chain=GOOD.chain + GOOD.root, authority="")
+    said = "does not lead to a root that is trusted: Test root, which issued certificate"
+    assert "tls_ca_file" in refused(f"{said} 2 of 2", authority="").remedy
+    refused(f"{said} 3 of 3", chain=GOOD.chain + GOOD.root, authority="")
+    refused(f"{said} 2 of 3", chain=GOOD.chain + authorities().own, authority="")
 
 
 def test_another_authority_of_the_same_name() -> None:

@@ -28,12 +28,7 @@ _PARTIAL_CHAIN = 0x80000
 # OpenSSL's words for what a client refuses (x509_vfy.h).
 _OTHER_ISSUER, _NOT_YET_VALID, _EXPIRED = 7, 9, 10
 _SELF_SIGNED, _UNKNOWN_ROOT, _NO_ISSUER, _NO_SIGNER = 18, 19, 20, 21
-_BROKEN = {
-    _OTHER_ISSUER: "an issuer's certificate is another one of the same name",
-    _UNKNOWN_ROOT: "its root is not known here",
-    _NO_ISSUER: "an intermediate certificate is missing",
-    _NO_SIGNER: "an intermediate certificate is missing",
-}
+_BROKEN = (_OTHER_ISSUER, _UNKNOWN_ROOT, _NO_ISSUER, _NO_SIGNER)
 _WEAK = (66, 67, 68)
 # More flights than any handshake has.
 _ROUNDS = 10
@@ -274,12 +269,12 @@ def _refused(pair: Pair, chain: Sequence[Certificate], error: ssl.SSLCertVerific
             "tls_mode: selfsigned    (the kit makes one by itself), or name it as its own authority: tls_ca_file",
         )
     if code in _BROKEN:
-        last = _BROKEN[code]
+        number, issuer = _loose_end(chain)
         return _problem(
-            f"{pair.chain_place} does not lead to a root that is trusted: {last} ({len(chain)} in the file; OpenSSL: "
-            f"{error.verify_message}).",
-            "append the intermediate that the issuer gives (cat own.pem intermediate.pem > fullchain.pem); of an "
-            "authority of your own name the root: tls_ca_file",
+            f"{pair.chain_place} does not lead to a root that is trusted: {issuer}, which issued certificate "
+            f"{number} of {len(chain)} in it, is not known here (OpenSSL: {error.verify_message}).",
+            f"append the certificate of {issuer} if it is an intermediate (cat own.pem intermediate.pem > "
+            "fullchain.pem); if it is the root of an authority of your own, name its file: tls_ca_file",
         )
     if code in _WEAK:
         return _problem(
@@ -290,6 +285,17 @@ def _refused(pair: Pair, chain: Sequence[Certificate], error: ssl.SSLCertVerific
         f"{pair.chain_place} would be refused by clients: {error.verify_message} (OpenSSL's code {code}).",
         "have one issued for servers (extended key usage serverAuth)",
     )
+
+
+def _loose_end(chain: Sequence[Certificate]) -> tuple[int, str]:
+    """Follow a chain as far as it goes: the number of its last certificate, and the name of who issued that."""
+    seen, one = [chain[0]], chain[0]
+    while True:
+        above = next((other for other in chain if other.subject == one.issuer and other not in seen), None)
+        if above is None:
+            return chain.index(one) + 1, one.issuer_name or "an issuer without a name"
+        seen.append(above)
+        one = above
 
 
 def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> None:

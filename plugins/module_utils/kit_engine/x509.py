@@ -17,7 +17,7 @@ _PEM = re.compile(r"-----BEGIN (?:X509 )?CERTIFICATE-----(.+?)-----END (?:X509 )
 _OBJECT_ID, _UTC_TIME = 0x06, 0x17
 _VERSION, _EXTENSIONS, _DNS_NAME, _ADDRESS = 0xA0, 0xA3, 0x82, 0x87
 # Object identifiers as the encoding writes them.
-_ALTERNATIVE_NAMES = bytes.fromhex("551d11")
+_COMMON_NAME, _ALTERNATIVE_NAMES = bytes.fromhex("550403"), bytes.fromhex("551d11")
 _RSA, _EC = bytes.fromhex("2a864886f70d010101"), bytes.fromhex("2a8648ce3d0201")
 _CURVES = {
     bytes.fromhex("2a8648ce3d030107"): "P-256",
@@ -39,7 +39,7 @@ class Certificate:
         names: the host names and addresses that it is good for, in lower case.
         not_before: seconds since 1970; ``not_after`` too.
         key: such as ``RSA 2048``, ``P-256``, ``Ed25519``.
-        self_issued: whether it names itself as its issuer.
+        subject: whom it is about, as encoded; ``issuer`` likewise who vouches for that.
     """
 
     der: bytes
@@ -48,7 +48,23 @@ class Certificate:
     not_before: float
     not_after: float
     key: str
-    self_issued: bool
+    subject: bytes
+    issuer: bytes
+
+    @property
+    def self_issued(self) -> bool:
+        """Whether it names itself as its issuer."""
+        return self.subject == self.issuer
+
+    @property
+    def issuer_name(self) -> str:
+        """The issuer's name for people; empty where it has none."""
+        for _, attributes in _items(self.issuer):
+            for _, attribute in _items(attributes):
+                (_, identifier), (_, value) = _items(attribute)
+                if identifier == _COMMON_NAME:
+                    return value.decode("utf-8", "replace")
+        return ""
 
     @property
     def pem(self) -> str:
@@ -90,7 +106,7 @@ def read(der: bytes) -> Certificate:
         not_before, not_after = (_time(item) for item in _items(validity))
         extensions = next((content for tag, content in rest if tag == _EXTENSIONS), b"")
         return Certificate(
-            der, serial_text(serial), tuple(_names(extensions)), not_before, not_after, _key(key), issuer == subject
+            der, serial_text(serial), tuple(_names(extensions)), not_before, not_after, _key(key), subject, issuer
         )
     except (IndexError, KeyError, UnicodeError) as error:
         raise ValueError(f"not encoded as certificates are: {error}") from None
