@@ -18,19 +18,18 @@ from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import urlsplit
 
-from kit_engine import certificate_checks, command, prepare, x509
+from kit_engine import certificate_checks, command, edge, prepare, x509
 from kit_engine.certificate_checks import Pair, Wanted
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
-from kit_engine.stack import Probe
+from kit_engine.stack import CURRENT, EDGE, Probe
 from kit_engine.x509 import Certificate
 
-FOLDER, CURRENT = "shared/nginx/ssl", "current"
+FOLDER = "shared/nginx/ssl"
 CHAIN, KEY = "fullchain.pem", "privkey.pem"
 # nginx's user alone reads the key; the chain is told to every visitor anyway.
 CHAIN_MODE, KEY_MODE, FOLDER_MODE = 0o444, 0o400, 0o755
-EDGE = "nginx"
-CONFIGURATION = "/etc/nginx/kit/current/nginx.conf"
+REFUSED = "edge_configuration"
 # nginx answers with the new certificate some 0.1 s after the signal; a busy host may take seconds.
 SERVED_SECONDS, POLL_SECONDS, ANSWER_SECONDS = 20.0, 0.1, 5.0
 
@@ -228,18 +227,18 @@ def reload_edge(docker: Docker) -> None:
         docker: the stack's containers; nginx runs.
 
     Raises:
-        EngineError: nginx finds them wrong; it goes on with what it had read before.
+        EngineError: nginx finds them wrong (``edge_configuration``), or does not take them; it goes on as before.
     """
     for container in _running(docker):
-        judged = docker.execute(container, ["nginx", "-t", "-q", "-c", CONFIGURATION], limit=command.QUICK_SECONDS)
+        words = ("nginx", "-t", "-q", "-c", f"{edge.MOUNTED}/{CURRENT}/nginx.conf")
+        judged = docker.execute(container, words, limit=command.QUICK_SECONDS)
         if judged.code:
             raise EngineError(
-                "edge_configuration",
+                REFUSED,
                 f"nginx refuses its configuration, and goes on with the one before:\n{command.tail(judged.err)}",
                 docker.stack.make("logs", f"ARGS={EDGE}"),
             )
-        words = ["docker", "kill", "--signal", "HUP", container.id]
-        command.demand(words, code="reload", remedy=docker.stack.make("logs", f"ARGS={EDGE}"))
+        edge.reload(docker, container)
 
 
 def _running(docker: Docker) -> list[Container]:
@@ -247,7 +246,7 @@ def _running(docker: Docker) -> list[Container]:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    return isinstance(error, EngineError) and error.code == "edge_configuration"
+    return isinstance(error, EngineError) and error.code == REFUSED
 
 
 def _lay_down(place: Place, chain: list[Certificate], key: str) -> tuple[str, bool]:
