@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,19 +28,14 @@ CA = authorities()
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProdStack]:
-    """The stack, up; removed with its volumes whatever happens."""
+def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProdStack]:
+    """The stack, up, with a certificate of our authority; each test leaves a good one in use."""
     try:
-        yield bring_up(tmp_path_factory.mktemp("certificates"), {})
+        stack = bring_up(tmp_path_factory.mktemp("certificates"), {})
+        assert send(stack, issue([DOMAIN], CA))["ok"]
+        yield stack
     finally:
         remove()
-
-
-@pytest.fixture
-def prod(running: ProdStack) -> ProdStack:
-    """The stack with a good certificate in use, whatever the test before left."""
-    assert send(running, issue([DOMAIN], CA))["ok"]
-    return running
 
 
 def folder_of(prod: ProdStack) -> Path:
@@ -85,65 +81,60 @@ def test_another_is_served_without_a_gap_and_without_a_new_container(prod: ProdS
             except OSError as error:
                 answers[repr(error)] += 1
 
+    def wait_for_answers() -> None:
+        wanted, end = answers.total() + 10, time.monotonic() + 60
+        while answers.total() < wanted and time.monotonic() < end:
+            time.sleep(0.05)
+
     visitors = [threading.Thread(target=visit) for _ in range(2)]
     for visitor in visitors:
         visitor.start()
     try:
-        for _ in range(3):
+        for _ in range(2):
+            wait_for_answers()
             one = issue([DOMAIN], CA)
             told = send(prod, one)
             assert (told["ok"], told["changed"], told["certificate"]["served"]) == (True, True, True), told
             assert served(prod) == one.serial == told["certificate"]["serial"]
+        wait_for_answers()
     finally:
         ended.set()
         for visitor in visitors:
             visitor.join()
 
     assert set(answers) == {200}
-    assert answers[200] > 20
+    assert answers[200] >= 30
     assert look() == before
 
 
-def test_files_are_nginx_s_own_and_the_link_is_relative(prod: ProdStack) -> None:
-    one = issue([DOMAIN], CA)
-    send(prod, one)
-    folder = folder_of(prod)
+def test_files_are_nginx_s_own_and_their_age_plays_no_role(prod: ProdStack) -> None:
+    one, folder = issue([DOMAIN], CA), folder_of(prod)
+    for path in folder.rglob("*"):
+        os.utime(path, (2**31, 2**31), follow_symlinks=False)
+
+    assert send(prod, one)["changed"] is True
+
+    assert served(prod) == one.serial == str((folder / "current").readlink())
     key, chain = folder / one.serial / "privkey.pem", folder / one.serial / "fullchain.pem"
     assert (key.stat().st_uid, key.stat().st_mode & 0o777) == (101, 0o400)
     assert (chain.read_text(), chain.stat().st_mode & 0o777) == (one.chain, 0o444)
-    assert str((folder / "current").readlink()) == one.serial
 
-
-def test_the_same_again_changes_nothing_whatever_the_files_age(prod: ProdStack) -> None:
-    one = issue([DOMAIN], CA)
-    send(prod, one)
-    for path in (folder_of(prod) / one.serial).iterdir():
+    for path in (key, chain):
         os.utime(path, (0, 0))
     log = prod.log("nginx")
-
     told = send(prod, one)
-
     assert (told["ok"], told["changed"]) == (True, False)
     assert "signal 1 (SIGHUP) received" not in prod.log("nginx")[len(log) :]
 
 
-def test_a_new_one_with_files_as_old_as_the_hills_is_served(prod: ProdStack) -> None:
-    one = issue([DOMAIN], CA)
-    send(prod, issue([DOMAIN], CA))
-    for path in folder_of(prod).rglob("*"):
-        os.utime(path, (2**31, 2**31), follow_symlinks=False)
-    send(prod, one)
-    assert served(prod) == one.serial
-
-
 def test_the_one_before_is_kept_and_older_ones_go(prod: ProdStack) -> None:
-    ones = [issue([DOMAIN], CA) for _ in range(3)]
+    ones = [issue([DOMAIN], CA) for _ in range(2)]
     for one in ones:
         send(prod, one)
-    assert state(prod)[2] == {"current", ones[1].serial, ones[2].serial}
+    assert state(prod)[2] == {"current", ones[0].serial, ones[1].serial}
 
-    assert send(prod, ones[1])["changed"] is True
-    assert served(prod) == ones[1].serial
+    assert send(prod, ones[0])["changed"] is True
+    assert served(prod) == ones[0].serial
 
 
 @pytest.mark.parametrize(
