@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,12 @@ class ActionModule(KitAction):
         elif not certificates.keeps(there, inputs.domains, time.time()):
             pair = certificates.self_signed(inputs.domains, int(self._input("selfsigned_days")))
         if pair is None and there.get("served") is not False:
-            return {"changed": False, "certificate": there, **self._warning(float(there["not_after"]))}
+            return {"changed": False, "certificate": there, **self._warning(there)}
         if self._task.check_mode:
             return {"changed": True}
         told = self._call(pair)
         if not told.get("failed"):
-            told.update(self._warning(float(told["certificate"]["not_after"]), *told.get("warnings", ())))
+            told.update(self._warning(told["certificate"], *told.get("warnings", ())))
         return told
 
     def _ask(self) -> dict[str, Any]:
@@ -83,12 +84,14 @@ class ActionModule(KitAction):
         root, python = Path(self._text("root")), self._text("python")
         return engine_call.call(self, root, python, "install-certificate", words, stdin=content)
 
-    def _warning(self, not_after: float, *others: str) -> dict[str, Any]:
+    def _warning(self, there: Mapping[str, Any], *others: str) -> dict[str, Any]:
+        not_after = float(there["not_after"])
         left = days_left(not_after)
         warnings = list(others)
         if left < int(self._input("warn_days")):
+            what = "a deploy after that makes a new one" if there["self_signed"] else "renew it"
             name = self._text("name")
-            warnings.append(f"The certificate of {name} expires in {left} days ({date(not_after)}): renew it.")
+            warnings.append(f"The certificate of {name} expires in {left} days, on {date(not_after)}: {what}.")
         return {"warnings": warnings} if warnings else {}
 
     def _input(self, name: str) -> Any:

@@ -31,9 +31,9 @@ CA = authorities()
 def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProdStack]:
     """The stack, up, with a certificate of our authority; each test leaves a good one in use."""
     try:
-        stack = bring_up(tmp_path_factory.mktemp("certificates"), {})
-        assert send(stack, issue([DOMAIN], CA))["ok"]
-        yield stack
+        site = bring_up(tmp_path_factory.mktemp("certificates"), {})
+        assert send(site, issue([DOMAIN], CA))["ok"]
+        yield site
     finally:
         remove()
 
