@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kit_control.manifest import Manifest
 from kit_control.services import database_volume
-from kit_control.settings import APP_UID, IMAGE_STATIC, STATIC_ROOT, Owner, Settings
+from kit_control.settings import APP_UID, EDGE_UID, IMAGE_STATIC, STATIC_ROOT, Owner, Settings
 
 
 def describe(
@@ -19,6 +19,7 @@ def describe(
     images: Mapping[str, str],
     source_owner: Owner | None,
     health_host: str,
+    domains: Sequence[str],
 ) -> dict[str, Any]:
     data = manifest.data
     health = data["health"]
@@ -56,6 +57,7 @@ def describe(
         "first_admin": data.get("first_admin") if settings["django_env"] == "local" else None,
         "source": None,
         "app_files": None,
+        "edge": None,
         "limits": {
             "min_free_bytes": int(settings["min_free_bytes"]),
             "ready_timeout_seconds": int(settings["ready_timeout_seconds"]),
@@ -77,6 +79,8 @@ def describe(
             "build_commands": data["build"]["commands"],
             "uid": APP_UID,
         }
+    if settings.has_edge:
+        description["edge"] = {"domains": list(domains), "uid": EDGE_UID}
     if source_owner is not None:
         description["source"] = {
             "path": str(manifest.source),
