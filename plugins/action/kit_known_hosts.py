@@ -50,9 +50,7 @@ class ActionModule(KitAction):
         return self._accept(verdicts, given)
 
     def _accept(self, verdicts: list[known_hosts.Verdict], given: frozenset[str]) -> dict[str, Any]:
-        keys = {
-            verdict.way: [key for key in verdict.new if key.fingerprint in given] for verdict in verdicts
-        }
+        keys = {verdict.way: [key for key in verdict.new if key.fingerprint in given] for verdict in verdicts}
         waiting = [verdict for verdict in verdicts if not keys[verdict.way]]
         if waiting and (given or not self._asked(waiting)):
             raise known_hosts.unconfirmed(waiting, given, str(self._task.args["command"]))
@@ -67,7 +65,10 @@ class ActionModule(KitAction):
             )
         for way, accepted in keys.items():
             known_hosts.write(way, accepted)
-        return {"changed": bool(keys), "accepted": {way.host: [key.shown for key in accepted] for way, accepted in keys.items()}}
+        return {
+            "changed": bool(keys),
+            "accepted": {way.host: [key.shown for key in accepted] for way, accepted in keys.items()},
+        }
 
     def _asked(self, waiting: list[known_hosts.Verdict]) -> bool:
         """Show the fingerprints and ask; False where nobody sits at a terminal."""
@@ -91,8 +92,8 @@ class ActionModule(KitAction):
                 words = shlex.join(self._words(host))
                 return KitError(
                     "host_key",
-                    f"{way.place} is reached through {way.through}, so its key cannot be looked at from here, and it is "
-                    "not known yet.",
+                    f"{way.place} is reached through {way.through}, so its key cannot be looked at from here, and it "
+                    "is not known yet.",
                     f"log in once, which shows the key and asks: ssh {words}",
                 )
             return known_hosts.Verdict(way) if way.through else known_hosts.judge(way, known, known_hosts.scan(way))
@@ -110,9 +111,8 @@ class ActionModule(KitAction):
         return [*words, self._of(host, "ansible_host", host)]
 
     def _place(self, host: str) -> tuple[str, str, str]:
-        return (
-            self._of(host, "ansible_host", host), self._of(host, "ansible_port", "22"), self._of(host, "deploy_root", ""),
-        )  # fmt: skip
+        address, port = self._of(host, "ansible_host", host), self._of(host, "ansible_port", "22")
+        return address, port, self._of(host, "deploy_root", "")
 
     def _of(self, host: str, name: str, default: str) -> str:
         return str(self._templar.template(self.variables["hostvars"][host].get(name, default)))

@@ -176,21 +176,23 @@ def unreachable(action: KitAction, said: str) -> KitError:
         said: SSH's own words.
     """
     host, address = action.host, action.address
+    login = f"ssh {action.login_words}"
     low = said.lower()
     if "identification has changed" in low:
         cause = "its host key is not the known one: another machine answers there, or it was installed anew"
         remedy = (
-            f"compare the new key with the host's own (ssh-keygen -lf), then: ssh-keygen -R {address}, and provision"
+            f"compare the new key with the host's own (ssh-keygen -lf), then: ssh-keygen -R {action.known_name}, and "
+            "make provision"
         )
     elif "host key verification failed" in low:
         cause, remedy = "its host key is not known here", "make provision    (shows the fingerprint and asks)"
     elif "permission denied" in low or "too many authentication" in low:
         cause = "it refuses the login: wrong user, or a key that it does not know"
-        remedy = f"ssh {address}    (does it let you in?), then correct ansible_user or the key in the inventory"
+        remedy = f"{login}    (does it let you in?), then correct ansible_user or the key in the inventory"
     elif "could not resolve" in low:
         cause, remedy = "its name is not known to any name server", "correct ansible_host in the inventory"
     else:
-        cause, remedy = "it does not answer", f"ssh {address}    (is the host up, and the port right?)"
+        cause, remedy = "it does not answer", f"{login}    (is the host up, and the port right?)"
     return KitError("unreachable", f"Host {host} ({address}) cannot be reached: {cause}.\n    {_last(said)}", remedy)
 
 

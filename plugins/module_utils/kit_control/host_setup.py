@@ -174,8 +174,8 @@ def plan(found: Found, settings: Mapping[str, Any], host: str, clock: float) -> 
     if packages and "apt" not in found.has:
         raise KitError(
             "host",
-            f"{host} ({found.system or 'an unknown system'}) lacks {', '.join(packages)}, and has no apt-get to install "
-            "them with.",
+            f"{host} ({found.system or 'an unknown system'}) lacks {', '.join(packages)}, and has no apt-get to "
+            "install them with.",
             f"on {host}, install {' '.join(packages)} by its own means; or use Debian or Ubuntu",
         )
     return {**parts, "packages": packages, "notes": notes}
@@ -190,8 +190,8 @@ def _refuse(found: Found, settings: Mapping[str, Any], host: str, clock: float) 
     if abs(apart) > int(settings["clock_seconds"]):
         raise KitError(
             "clock",
-            f"The clock of {host} is {_span(abs(apart))} {'ahead of' if apart > 0 else 'behind'} this machine's; apt and "
-            "TLS would judge signatures and certificates wrongly. Nothing was changed.",
+            f"The clock of {host} is {_span(abs(apart))} {'ahead of' if apart > 0 else 'behind'} this machine's; apt "
+            "and TLS would judge signatures and certificates wrongly. Nothing was changed.",
             f"on {host}: timedatectl set-ntp true    (or date --set), then: make provision again",
         )
     if found.python and _version(found.python) < OLDEST_PYTHON:
@@ -203,8 +203,8 @@ def _refuse(found: Found, settings: Mapping[str, Any], host: str, clock: float) 
     if "systemd" not in found.has and any(settings[part] for part in ("time", "updates", "firewall", "ssh_hardening")):
         raise KitError(
             "host",
-            f"{host} is not run by systemd, which time, updates, firewall and SSH hardening stand on. Nothing was changed.",
-            "switch them off: host_setup_time, host_setup_updates, host_setup_firewall, host_setup_ssh_hardening: false",
+            f"{host} is not run by systemd, which time, updates, firewall and SSH hardening need. Nothing was changed.",
+            "set these to false: host_setup_time, host_setup_updates, host_setup_firewall, host_setup_ssh_hardening",
         )
 
 
@@ -327,8 +327,8 @@ def _ssh(found: Found, settings: Mapping[str, Any], host: str, notes: list[str])
     name = str(settings["user_name"])
     if found.login != name:
         notes.append(
-            f"ssh: not hardened yet, since this login is {found.login}'s and would be closed; run make provision once more "
-            f"with ansible_user: {name}"
+            f"ssh: not hardened yet, since this login is {found.login}'s and could be closed by it; once ansible_user "
+            f"is {name}, run make provision again"
         )
         return {}
     if "ssh_drop_ins" not in found.has:

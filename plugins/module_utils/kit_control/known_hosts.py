@@ -239,7 +239,7 @@ def resolve(host: str, words: Sequence[str]) -> Way:
         raise KitError(
             "host_key",
             f"{host}: SSH was told to take any host key (StrictHostKeyChecking=no).",
-            "take that out of the inventory, of ansible.cfg and of ~/.ssh/config; make provision shows the key and asks",
+            "take that out of the inventory and of ~/.ssh/config; then make provision shows the key and asks",
         )
     return way
 
@@ -311,8 +311,6 @@ def _program(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
             words, capture_output=True, text=True, timeout=PROGRAM_SECONDS, check=False, stdin=subprocess.DEVNULL
         )
     except FileNotFoundError:
-        raise KitError(
-            "ssh", f"There is no `{words[0]}` on this machine.", "apt-get install openssh-client"
-        ) from None
+        raise KitError("ssh", f"There is no `{words[0]}` on this machine.", "apt-get install openssh-client") from None
     except subprocess.TimeoutExpired as error:
         return subprocess.CompletedProcess(words, 124, "", f"no end within {error.timeout:.0f} s")
