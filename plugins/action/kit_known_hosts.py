@@ -96,7 +96,9 @@ class ActionModule(KitAction):
                     "is not known yet.",
                     f"log in once, which shows the key and asks: ssh {words}",
                 )
-            return known_hosts.Verdict(way) if way.through else known_hosts.judge(way, known, known_hosts.scan(way))
+            return (
+                known_hosts.Verdict(way) if way.through else known_hosts.judge(way, known, known_hosts.scan(way, known))
+            )
         except KitError as error:
             return error
 

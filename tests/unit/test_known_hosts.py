@@ -104,4 +104,4 @@ def test_a_key_that_cannot_be_kept_is_refused() -> None:
 
 def test_a_host_that_is_down_is_named_with_the_cause() -> None:
     with pytest.raises(KitError, match=r"web1 \(127.0.0.1 port 1\) cannot be reached: connection refused"):
-        known_hosts.scan(Way("web1", "127.0.0.1", 1, "[127.0.0.1]:1", ()))
+        known_hosts.scan(Way("web1", "127.0.0.1", 1, "[127.0.0.1]:1", ()), Known())

@@ -255,14 +255,21 @@ def look_up(way: Way) -> Known:
     return Known()
 
 
-def scan(way: Way) -> list[Key]:
-    """Ask a host for its keys, without logging in.
+def scan(way: Way, known: Known) -> list[Key]:
+    """Ask a host for its keys, without logging in: for the known kinds, else the preferred one, else all.
+
+    Each kind is a connection, and sshd (9.8 and later) shuts out for a while who opens many without logging in.
 
     Raises:
         KitError: it does not answer, or not as an SSH server.
     """
-    words = ["ssh-keyscan", "-T", str(SCAN_SECONDS), "-p", str(way.port), way.address]
-    keys, _ = keys_of(_program(words).stdout)
+    kinds = {key.kind for key in known.keys} or {_PREFERRED[0]}
+    keys: list[Key] = []
+    for asked in (kinds, set(_PREFERRED) - kinds):
+        if keys or not asked:
+            break
+        words = ["ssh-keyscan", "-T", str(SCAN_SECONDS), "-t", ",".join(sorted(asked)), "-p", str(way.port)]
+        keys, _ = keys_of(_program([*words, way.address]).stdout)
     if not keys:
         raise KitError(
             "unreachable",
