@@ -13,6 +13,7 @@ VERSION ?=
 DIRTY ?=
 CONFIRM ?=
 ROTATE ?=
+CONFIRM_HOST_KEYS ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -27,7 +28,7 @@ manage := ./docker-manage.sh $(ENV)
 parallel := -n $(or $(JOBS),2) --dist loadfile
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
-.PHONY: help setup requirements deploy render secrets down destroy ps logs shell manage migrate status \
+.PHONY: help setup requirements deploy render secrets provision down destroy ps logs shell manage migrate status \
 	lint test test-fast test-fresh testbed-up testbed-down diagrams env-example
 
 help: ## List the targets
@@ -65,6 +66,9 @@ render: environment .venv/.kit ## Write ENV's Compose, .env and nginx files to b
 
 secrets: environment .venv/.kit ## Make the secrets that ENV lacks, or replace one: ROTATE=name
 	@$(play) playbooks/secrets.yml $(if $(ROTATE),-e '{"release_bundle_rotate": "$(ROTATE)"}') $(ARGS)
+
+provision: environment .venv/.kit ## Take ENV's bare hosts to where deploy can begin; a new host key is shown and asks
+	@$(play) playbooks/provision.yml $(if $(CONFIRM_HOST_KEYS),-e '{"confirm_host_keys": "$(CONFIRM_HOST_KEYS)"}') $(ARGS)
 
 down: environment ## Stop ENV and keep its data (local)
 	@$(manage) down
