@@ -45,9 +45,10 @@ exit $code
 )
 _INSTALLED = (
     """sum=$1; shift
-printf '%s  %s\\n' "$sum" "$3" | sha256sum --check --status 2> /dev/null || exit """
+printf '%s  %s\\n' "$sum" "$3" | sha256sum --check --status 2> /dev/null || { cat > /dev/null; exit """
+    # Read first: a sender whose pipe breaks would not see why.
     + str(_OTHER_ENGINE)
-    + "\n"
+    + "; }\n"
     + _RUN
 )
 _HAS_PYTHON = f"""command -v "$python" > /dev/null || exit {_NO_PYTHON}

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, current, preflight, readiness, release, releases, verbs
+from kit_engine import bundle, current, image_transfer, preflight, readiness, release, releases, verbs
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import CheckFailed, EngineError
@@ -18,18 +18,22 @@ from kit_engine.stack import Stack
 
 
 def preflight_verb(arguments: argparse.Namespace) -> None:
-    """Judge the host for a stack that it does not have yet, and tell what it has; the request is a stack.json."""
+    """Judge the host for a stack that it does not have yet, and tell what it has.
+
+    The request: ``stack`` (a stack.json) and ``images`` (references of those that it runs).
+    """
     root: Path = arguments.root.resolve()
-    wanted = stacks.read(json.loads(arguments.request)["stack"], root, root / stacks.CURRENT)
+    asked = json.loads(arguments.request)
+    wanted = stacks.read(asked["stack"], root, root / stacks.CURRENT)
     other = _other_project(wanted)
     if other:
         raise CheckFailed([other])
     docker = Docker(wanted)
     preflight.check(docker, delivered=False)
     report: Report = arguments.report
-    report.done(
-        {"changed": False, "time": time.time(), "current": _current(root)}, f"{wanted.project} can be deployed here."
-    )
+    images = image_transfer.result(image_transfer.standing(root, asked["images"]))
+    told = {"changed": False, "time": time.time(), "current": _current(root), "images": images}
+    report.done(told, f"{wanted.project} can be deployed here.")
 
 
 def _other_project(wanted: Stack) -> Optional[EngineError]:
