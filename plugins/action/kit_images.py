@@ -8,7 +8,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import image_registry, image_transfer
+from kit_control import image_registry, image_store, image_transfer
 from kit_control.action import KitAction
 from kit_control.image_pieces import Pieces
 from kit_engine.image_registry import Credential
@@ -49,5 +49,5 @@ class ActionModule(KitAction):
             credential = Credential(str(given["registry"]), str(given["user"] or ""), str(given["password"] or ""))
             told = image_registry.deliver(host, local, credential, cache / "pushed", sudo, free)
         else:
-            told = image_transfer.transfer(host, local, standing, Pieces(cache, sudo), free)
+            told = image_transfer.transfer(host, local, standing, Pieces(cache, sudo, image_store.find(sudo)), free)
         return {"changed": True, "delivered": names, "sent_bytes": 0, **told}

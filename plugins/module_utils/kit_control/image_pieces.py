@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from kit_engine.errors import EngineError
 from kit_engine.image_archive import SHA256
 
 from kit_control.errors import KitError
+from kit_control.image_store import Store
 
 PIECE_BYTES = 8 << 20
 # A one-line change of code compresses to a quarter at any level; level 1 keeps up with a fast line on one core.
@@ -93,10 +95,11 @@ class Pieces:
     Args:
         folder: such as ``build/layers``; made where absent.
         sudo: words before `docker`, where its socket asks for more rights.
+        store: the engine's own folders, where they are ours to read; else everything comes out of `docker save`.
     """
 
-    def __init__(self, folder: Path, sudo: Sequence[str] = ()) -> None:
-        self._folder, self._sudo = folder, list(sudo)
+    def __init__(self, folder: Path, sudo: Sequence[str] = (), store: Store | None = None) -> None:
+        self._folder, self._sudo, self._store = folder, list(sudo), store
 
     def bring(self, image: Local, wanted: Collection[str]) -> bytes:
         """Have an image's configuration and some of its layers in the folder; it is read at most once.
@@ -171,26 +174,52 @@ class Pieces:
 
     def _read(self, image: Local, wanted: Collection[str], config: Path) -> None:
         config.parent.mkdir(exist_ok=True)
-        words = [*self._sudo, "docker", "save", image.source]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as saving:  # noqa: S603
-            ending = threading.Timer(SAVE_SECONDS, saving.kill)
-            ending.start()
-            try:
-                content = image_archive.read(cast("IO[bytes]", saving.stdout), wanted, self._keep, self._folder)
-            except EngineError as error:
-                saving.kill()
-                said = cast("IO[bytes]", saving.stderr).read().decode(errors="replace").strip()
-                raise KitError(error.code, f"{image.source}: {error.problem} {said}", error.remedy) from None
-            finally:
-                ending.cancel()
+        content = self._store.config(image.id) if self._store else None
+        chains = dict(zip(image.layers, image_archive.chain_ids(image.layers), strict=True))
+        rest = [layer for layer in wanted if not self._stored(layer, chains[layer])]
+        if content is None or rest:
+            content = self._saved(image, rest)
         if tuple(json.loads(content)["rootfs"]["diff_ids"]) != image.layers:
             raise KitError("images", f"{image.source} changed while it was read.", "repeat the command")
         new = config.with_suffix(".new")
         new.write_bytes(content)
         new.replace(config)
 
-    def _keep(self, layer: str, content: IO[bytes]) -> None:
-        """Cut a layer into pieces, in a folder that gets its name when all are in there."""
+    def _stored(self, layer: str, chain: str) -> bool:
+        """Take a layer out of the engine's own folders; whether that worked."""
+        if self._store is None:
+            return False
+        digest = hashlib.sha256()
+
+        def plain(store: Store) -> Iterator[bytes]:
+            for part in store.layer(chain):
+                digest.update(part)
+                yield part
+
+        try:
+            content = io.BufferedReader(image_archive.Chunks(plain(self._store)), PIECE_BYTES)
+            self._keep(layer, cast("IO[bytes]", content), lambda: SHA256 + digest.hexdigest())
+        except (OSError, ValueError, KeyError, EOFError, zlib.error):
+            return False
+        return self._place(layer).is_dir()
+
+    def _saved(self, image: Local, wanted: Collection[str]) -> bytes:
+        """Take layers out of `docker save`; gives the configuration."""
+        words = [*self._sudo, "docker", "save", image.source]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as saving:  # noqa: S603
+            ending = threading.Timer(SAVE_SECONDS, saving.kill)
+            ending.start()
+            try:
+                return image_archive.read(cast("IO[bytes]", saving.stdout), wanted, self._keep, self._folder)
+            except EngineError as error:
+                saving.kill()
+                said = cast("IO[bytes]", saving.stderr).read().decode(errors="replace").strip()
+                raise KitError(error.code, f"{image.source}: {error.problem} {said}", error.remedy) from None
+            finally:
+                ending.cancel()
+
+    def _keep(self, layer: str, content: IO[bytes], digest: Callable[[], str] | None = None) -> None:
+        """Cut a layer into pieces, in a folder that gets its name when all are in there and its digest is right."""
         new = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
         try:
             size = 0
@@ -201,7 +230,8 @@ class Pieces:
                 pieces.append((len(packed), hashlib.sha256(packed).hexdigest()))
                 size += len(plain)
             (new / _ABOUT).write_text(json.dumps({"size": size, "pieces": pieces}), encoding="utf-8")
-            new.rename(self._place(layer))
+            if digest is None or digest() == layer:
+                new.rename(self._place(layer))
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
