@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,20 @@ def app_on(delivery: Delivery) -> str:
 
 def test_a_cut_transfer_leaves_pieces_and_no_image(delivery: Delivery) -> None:
     started = delivery.start()
+    printed, seen = "", None
     try:
         assert started.stdout is not None
-        seen = next(found for line in started.stdout if (found := PROGRESS.search(line)))
+        for line in started.stdout:
+            printed += line
+            seen = PROGRESS.search(line)
+            if seen:
+                break
     finally:
-        os.killpg(started.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
         started.wait(timeout=30)
 
+    assert seen, printed
     assert 0 < float(seen[1]) < float(seen[2])
     assert delivery.docker("image", "ls", "--quiet") == ""
     staged = delivery.run.hosts[0].run(f"sudo find {delivery.root}/incoming -name '*.z' | wc -l").stdout

@@ -267,9 +267,10 @@ class _Shown:
             if not self._remote:
                 return Path(self._path).read_text(encoding="utf-8", errors="replace")[self._seen :]
             words = ["sh", "-c", 'cat "$1" 2> /dev/null', "kit", self._path]
-            return str(self._action._low_level_execute_command(shlex.join(words), in_data=b"\n")["stdout"])[
-                self._seen :
-            ]
+            # As the login user: the connection remembers one sign of success of sudo, and the call itself may still be
+            # waiting for its own.
+            done = self._action._low_level_execute_command(shlex.join(words), sudoable=False, in_data=b"\n")
+            return str(done["stdout"])[self._seen :]
         except (OSError, AnsibleConnectionFailure):
             # The call itself tells what is wrong; here only a look was missed.
             return ""

@@ -148,7 +148,9 @@ def take(root: Path, header: Header, body: bytes, report: Report) -> Standing:
         EngineError: a disk has no room, or the engine refused; images that were here before are as they were.
     """
     folder = root / STAGED
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # What is in there is half of something, and for nobody else to read.
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(exist_ok=True, mode=0o700)
     if header.free_bytes:
         disk.demand(root, header.free_bytes)
     refused = _stage(folder, header, body)
