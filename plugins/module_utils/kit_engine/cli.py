@@ -22,6 +22,7 @@ Verb = Callable[[Docker, argparse.Namespace], None]
 _BY_REQUEST: dict[str, Callable[[argparse.Namespace], None]] = {
     "app-image": images_verbs.app_image_verb,
     "base-images": images_verbs.base_images,
+    "images": images_verbs.images,
     "install-certificate": certificate_verbs.install_verb,
     "preflight": host_verbs.preflight_verb,
     "release": host_verbs.release_verb,
