@@ -13,6 +13,7 @@ VERSION ?=
 DIRTY ?=
 CONFIRM ?=
 ROTATE ?=
+CONFIRM_HOST_KEYS ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -27,7 +28,7 @@ manage := ./docker-manage.sh $(ENV)
 parallel := -n $(or $(JOBS),2) --dist loadfile
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
-.PHONY: help setup requirements deploy render smoke secrets down destroy ps logs shell manage migrate status \
+.PHONY: help setup requirements deploy render smoke secrets provision down destroy ps logs shell manage migrate status \
 	lint test test-fast test-fresh testbed-up testbed-down diagrams env-example
 
 help: ## List the targets
@@ -68,6 +69,9 @@ smoke: environment .venv/.kit ## Check from here that ENV serves as it should; r
 
 secrets: environment .venv/.kit ## Make the secrets that ENV lacks, or replace one: ROTATE=name
 	@$(play) playbooks/secrets.yml $(if $(ROTATE),-e '{"release_bundle_rotate": "$(ROTATE)"}') $(ARGS)
+
+provision: environment .venv/.kit ## Take ENV's bare hosts to where deploy can begin; a new host key is shown and asks
+	@$(play) playbooks/provision.yml $(if $(CONFIRM_HOST_KEYS),-e '{"confirm_host_keys": "$(CONFIRM_HOST_KEYS)"}') $(ARGS)
 
 down: environment ## Stop ENV and keep its data (local)
 	@$(manage) down
@@ -113,7 +117,7 @@ test-fresh: test-engine ## Run the README's commands on fresh Debian 12 and 13 h
 	@FRESH_DISTROS=$(or $(FRESH_DISTROS),all) $(BIN)/pytest -m host $(ARGS)
 
 testbed-up: test-engine ## Bring up HOSTS= fresh hosts of DISTRO=trixie|bookworm
-	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie)
+	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie) $(if $(MANIFEST),--manifest '$(MANIFEST)')
 
 testbed-down: .venv/.dev ## Remove the hosts of testbed-up
 	@$(testbed) down

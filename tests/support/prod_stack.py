@@ -52,11 +52,12 @@ class ProdStack:
         """Name of a service's container."""
         return f"{self.project}-{service}-1"
 
-    def engine(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def engine(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Call the engine."""
         return subprocess.run(
             ["python3", "-m", "kit_engine", "--root", str(self.root), *words],
             env={**os.environ, "PYTHONPATH": str(PACKAGES)},
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=240,

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.utils.display import Display
 
 from kit_control import engine_archive
@@ -25,6 +25,8 @@ _LEAVES_NOTHING = ("preflight",)
 LOOK_SECONDS, LOOK_SECONDS_REMOTE = 0.2, 1.5
 # A step that takes longer is shown before it has ended.
 PATIENCE_SECONDS = 3.0
+# How sudo words it that it does not let a user through, or is not there.
+_REFUSED_BY_SUDO = ("password", "sudoers", "not allowed", "not found")
 # What our own shell lines answer with, apart from the exit codes of engine and shell.
 _NO_PYTHON, _OLD_PYTHON, _OTHER_ENGINE = 95, 96, 97
 # Ends the engine's own words on standard error; what follows is its progress, which may have been shown already.
@@ -99,6 +101,9 @@ def call(
         if done["rc"] == _OTHER_ENGINE:
             done = _shown(action, _TEMPORARY, arguments, progress, archive)
     else:
+        if not action.is_remote:
+            # Made as the caller, although the engine may be root: what is rendered lies here too.
+            root.mkdir(parents=True, exist_ok=True)
         done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
         if done["rc"] == _OTHER_ENGINE:
             _demand(action, python, run(action, _INSTALL, [python, str(engine)], archive))
@@ -110,7 +115,9 @@ def call(
     return result
 
 
-def run(action: KitAction, script: str, words: list[str], stdin: bytes | None = None) -> dict[str, Any]:
+def run(
+    action: KitAction, script: str, words: list[str], stdin: bytes | None = None, *, as_root: bool = True
+) -> dict[str, Any]:
     """Run a shell script on the host, with the privileges of the task.
 
     Args:
@@ -118,20 +125,50 @@ def run(action: KitAction, script: str, words: list[str], stdin: bytes | None = 
         script: for sh; ``$1`` and so on are the words.
         words: its arguments.
         stdin: bytes for its standard input.
+        as_root: False for the login user's own privileges, whatever the task has.
 
     Returns:
         ``rc``, ``stdout`` and ``stderr``.
 
     Raises:
-        KitError: the host cannot be reached.
+        KitError: the host cannot be reached, or sudo there wants a password that was not given.
     """
     command = shlex.join(["sh", "-c", script, "kit", *words])
     try:
         # Without input Ansible asks SSH for a terminal, which would mix both streams.
-        done: dict[str, Any] = action._low_level_execute_command(command, in_data=stdin or b"\n")
+        done: dict[str, Any] = action._low_level_execute_command(command, sudoable=as_root, in_data=stdin or b"\n")
     except AnsibleConnectionFailure as error:
         raise unreachable(action, str(error)) from error
+    except AnsibleError as error:
+        # Ansible's own word for a sudo that asks: "Missing sudo password".
+        if "password" in str(error):
+            raise _no_root(action, str(error)) from error
+        raise
     return done
+
+
+def demand_root(action: KitAction, done: dict[str, Any]) -> None:
+    """Refuse what sudo refused.
+
+    Args:
+        action: whose host it was.
+        done: how the command ended.
+
+    Raises:
+        KitError: the login user may not become root.
+    """
+    said = str(done["stderr"])
+    if done["rc"] and "sudo" in said and any(word in said for word in _REFUSED_BY_SUDO):
+        raise _no_root(action, said)
+
+
+def _no_root(action: KitAction, said: str) -> KitError:
+    place = action.host if action.is_remote else "this machine"
+    return KitError(
+        "sudo",
+        f"The login user may not become root on {place}:\n    {_last(said)}",
+        "allow it (sudo without a password), or give the password: ARGS=--ask-become-pass",
+    )
 
 
 def unreachable(action: KitAction, said: str) -> KitError:
@@ -142,21 +179,23 @@ def unreachable(action: KitAction, said: str) -> KitError:
         said: SSH's own words.
     """
     host, address = action.host, action.address
+    login = f"ssh {action.login_words}"
     low = said.lower()
     if "identification has changed" in low:
         cause = "its host key is not the known one: another machine answers there, or it was installed anew"
         remedy = (
-            f"compare the new key with the host's own (ssh-keygen -lf), then: ssh-keygen -R {address}, and provision"
+            f"compare the new key with the host's own (ssh-keygen -lf), then: ssh-keygen -R {action.known_name}, and "
+            "make provision"
         )
     elif "host key verification failed" in low:
         cause, remedy = "its host key is not known here", "make provision    (shows the fingerprint and asks)"
     elif "permission denied" in low or "too many authentication" in low:
         cause = "it refuses the login: wrong user, or a key that it does not know"
-        remedy = f"ssh {address}    (does it let you in?), then correct ansible_user or the key in the inventory"
+        remedy = f"{login}    (does it let you in?), then correct ansible_user or the key in the inventory"
     elif "could not resolve" in low:
         cause, remedy = "its name is not known to any name server", "correct ansible_host in the inventory"
     else:
-        cause, remedy = "it does not answer", f"ssh {address}    (is the host up, and the port right?)"
+        cause, remedy = "it does not answer", f"{login}    (is the host up, and the port right?)"
     return KitError("unreachable", f"Host {host} ({address}) cannot be reached: {cause}.\n    {_last(said)}", remedy)
 
 
@@ -175,12 +214,7 @@ def _demand(action: KitAction, python: str, done: dict[str, Any], *, started: bo
         raise KitError("python", f"There is no `{python}` on {address}.", "apt-get install python3    (on the host)")
     if code == _OLD_PYTHON:
         raise KitError("python", f"`{python}` on {address} is older than 3.9.", "upgrade the host: Debian 12 has 3.11")
-    if "sudo" in said and any(word in said for word in ("password", "sudoers", "not allowed", "not found")):
-        raise KitError(
-            "sudo",
-            f"The login user may not become root on {address}:\n    {_last(said)}",
-            "allow it (sudo without a password), or give the password: ARGS=--ask-become-pass",
-        )
+    demand_root(action, done)
     if not started:
         raise KitError("engine", f"The engine could not be brought to {address}:\n    {_last(said)}", f"ssh {address}")
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, current, edge, preflight, readiness, release, releases, verbs
+from kit_engine import bundle, certificate, current, edge, preflight, readiness, release, releases, verbs
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import CheckFailed, EngineError
@@ -27,9 +27,8 @@ def preflight_verb(arguments: argparse.Namespace) -> None:
     docker = Docker(wanted)
     preflight.check(docker, delivered=False)
     report: Report = arguments.report
-    report.done(
-        {"changed": False, "time": time.time(), "current": _current(root)}, f"{wanted.project} can be deployed here."
-    )
+    there = {**_current(root), "certificate": _certificate(wanted)}
+    report.done({"changed": False, "time": time.time(), "current": there}, f"{wanted.project} can be deployed here.")
 
 
 def _other_project(wanted: Stack) -> Optional[EngineError]:
@@ -44,6 +43,13 @@ def _other_project(wanted: Stack) -> Optional[EngineError]:
         f"{wanted.root} on this host holds {there.name} ({there.env}), not {wanted.name} ({wanted.env}).",
         f"give this one a folder of its own: deploy_root: /srv/{wanted.project} in the inventory",
     )
+
+
+def _certificate(wanted: Stack) -> dict[str, Any]:
+    """Tell which certificate is installed, and whether it is what visitors get."""
+    if wanted.edge is None:
+        return {}
+    return certificate.facts(certificate.Place(wanted.root, wanted.name, wanted.edge.uid), wanted.probe)
 
 
 def _current(root: Path) -> dict[str, Any]:
