@@ -22,7 +22,7 @@ class ActionModule(KitAction):
     def work(self) -> dict[str, Any]:
         """Judge; see the module's docstring."""
         given = self.inputs()
-        mistakes = inventory_checks.host_problems(self._hosts(), given.env)
+        mistakes = [*inventory_checks.host_problems(self._hosts(), given.env), *self._delivery_problems(given.env)]
         if mistakes:
             raise KitError(
                 "inventory",
@@ -49,6 +49,16 @@ class ActionModule(KitAction):
 
     def _value(self, name: str) -> Any:
         return self._templar.template(self.variables[name])
+
+    def _delivery_problems(self, env: str) -> list[str]:
+        names = ("delivery", "registry", "registry_user", "registry_password")
+        found = []
+        for host in self.variables["groups"].get("app", []):
+            facts = self.variables["hostvars"][host]
+            inputs = {f"app_image_{name}": facts.get(f"app_image_{name}", "") for name in names}
+            filled = {name: str(self._templar.template(value) or "") for name, value in inputs.items()}
+            found += inventory_checks.delivery_problems(filled, env)
+        return list(dict.fromkeys(found))
 
     def _hosts(self) -> dict[str, tuple[str, str, str]]:
         """By name: where each host of the group is reached, and its deploy root."""

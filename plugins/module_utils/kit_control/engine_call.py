@@ -47,9 +47,10 @@ exit $code
 )
 _INSTALLED = (
     """sum=$1; shift
-printf '%s  %s\\n' "$sum" "$3" | sha256sum --check --status 2> /dev/null || exit """
+printf '%s  %s\\n' "$sum" "$3" | sha256sum --check --status 2> /dev/null || { cat > /dev/null; exit """
+    # Read first: a sender whose pipe breaks would not see why.
     + str(_OTHER_ENGINE)
-    + "\n"
+    + "; }\n"
     + _RUN
 )
 _HAS_PYTHON = f"""command -v "$python" > /dev/null || exit {_NO_PYTHON}
@@ -300,9 +301,10 @@ class _Shown:
             if not self._remote:
                 return Path(self._path).read_text(encoding="utf-8", errors="replace")[self._seen :]
             words = ["sh", "-c", 'cat "$1" 2> /dev/null', "kit", self._path]
-            return str(self._action._low_level_execute_command(shlex.join(words), in_data=b"\n")["stdout"])[
-                self._seen :
-            ]
+            # As the login user: the connection remembers one sign of success of sudo, and the call itself may still be
+            # waiting for its own.
+            done = self._action._low_level_execute_command(shlex.join(words), sudoable=False, in_data=b"\n")
+            return str(done["stdout"])[self._seen :]
         except (OSError, AnsibleConnectionFailure):
             # The call itself tells what is wrong; here only a look was missed.
             return ""

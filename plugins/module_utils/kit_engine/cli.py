@@ -33,6 +33,7 @@ _BY_REQUEST: dict[str, Callable[[argparse.Namespace], None]] = {
     "app-image": images_verbs.app_image_verb,
     "base-images": images_verbs.base_images,
     "facts": facts.facts_verb,
+    "images": images_verbs.images,
     "install-certificate": certificate_verbs.install_verb,
     "preflight": host_verbs.preflight_verb,
     "release": host_verbs.release_verb,

@@ -9,7 +9,18 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, certificate, current, edge, preflight, readiness, release, releases, verbs
+from kit_engine import (
+    bundle,
+    certificate,
+    current,
+    edge,
+    image_transfer,
+    preflight,
+    readiness,
+    release,
+    releases,
+    verbs,
+)
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import CheckFailed, EngineError
@@ -18,17 +29,23 @@ from kit_engine.stack import Stack
 
 
 def preflight_verb(arguments: argparse.Namespace) -> None:
-    """Judge the host for a stack that it does not have yet, and tell what it has; the request is a stack.json."""
+    """Judge the host for a stack that it does not have yet, and tell what it has.
+
+    The request: ``stack`` (a stack.json) and ``images`` (references of those that it runs).
+    """
     root: Path = arguments.root.resolve()
-    wanted = stacks.read(json.loads(arguments.request)["stack"], root, root / stacks.CURRENT)
+    asked = json.loads(arguments.request)
+    wanted = stacks.read(asked["stack"], root, root / stacks.CURRENT)
     other = _other_project(wanted)
     if other:
         raise CheckFailed([other])
     docker = Docker(wanted)
     preflight.check(docker, delivered=False)
     report: Report = arguments.report
+    images = image_transfer.result(image_transfer.standing(root, asked["images"]))
     there = {**_current(root), "certificate": _certificate(wanted)}
-    report.done({"changed": False, "time": time.time(), "current": there}, f"{wanted.project} can be deployed here.")
+    told = {"changed": False, "time": time.time(), "current": there, "images": images}
+    report.done(told, f"{wanted.project} can be deployed here.")
 
 
 def _other_project(wanted: Stack) -> Optional[EngineError]:
