@@ -28,7 +28,7 @@ manage := ./docker-manage.sh $(ENV)
 parallel := -n $(or $(JOBS),2) --dist loadfile
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
-.PHONY: help setup requirements deploy render secrets provision down destroy ps logs shell manage migrate status \
+.PHONY: help setup requirements deploy render smoke secrets provision down destroy ps logs shell manage migrate status \
 	lint test test-fast test-fresh testbed-up testbed-down diagrams env-example
 
 help: ## List the targets
@@ -63,6 +63,9 @@ deploy: environment .venv/.kit ## Bring ENV to the newest release
 
 render: environment .venv/.kit ## Write ENV's Compose, .env and nginx files to build/ENV; needs no host and no secret
 	@$(play) playbooks/render.yml $(ARGS)
+
+smoke: environment .venv/.kit ## Check from here that ENV serves as it should; results in build/ENV/smoke.json and .xml
+	@$(play) playbooks/smoke.yml $(ARGS)
 
 secrets: environment .venv/.kit ## Make the secrets that ENV lacks, or replace one: ROTATE=name
 	@$(play) playbooks/secrets.yml $(if $(ROTATE),-e '{"release_bundle_rotate": "$(ROTATE)"}') $(ARGS)

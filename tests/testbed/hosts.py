@@ -468,11 +468,17 @@ def _banner(port: int) -> bool:
         return False
 
 
+def _address(name: str) -> str:
+    return docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name).strip()
+
+
 def _write_access(folder: Path, hosts: Sequence[Host], variables: Mapping[str, object]) -> None:
     entries: dict[str, dict[str, object]] = {}
     config = []
     for host in hosts:
         entries[host.name] = {
+            # Where its ports are seen as on a network; SSH goes through a port of this machine.
+            "smoke_address": _address(host.name),
             "ansible_host": LOOPBACK,
             "ansible_port": host.port,
             "ansible_user": USER,

@@ -8,7 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kit_engine import __version__, certificate_verbs, host_verbs, images_verbs, prepare, release, verbs
+from kit_engine import (
+    __version__,
+    certificate_verbs,
+    facts,
+    host_verbs,
+    images_verbs,
+    prepare,
+    release,
+    trial,
+    verbs,
+)
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError, UsageError
 from kit_engine.report import Report
@@ -22,10 +32,12 @@ Verb = Callable[[Docker, argparse.Namespace], None]
 _BY_REQUEST: dict[str, Callable[[argparse.Namespace], None]] = {
     "app-image": images_verbs.app_image_verb,
     "base-images": images_verbs.base_images,
+    "facts": facts.facts_verb,
     "images": images_verbs.images,
     "install-certificate": certificate_verbs.install_verb,
     "preflight": host_verbs.preflight_verb,
     "release": host_verbs.release_verb,
+    "trial": trial.trial_verb,
 }
 
 
