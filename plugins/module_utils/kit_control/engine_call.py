@@ -15,12 +15,12 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.utils.display import Display
 
-from kit_control import engine_archive
+from kit_control import engine_archive, unreachable_host
 from kit_control.action import KitAction
 from kit_control.errors import KitError
 
 # Judged without leaving anything on the host, the engine included.
-_LEAVES_NOTHING = ("preflight",)
+_LEAVES_NOTHING = ("image-migrations", "plan", "preflight")
 # Often enough to look live; over SSH a look costs the host a tenth of a second, and short verbs get none.
 LOOK_SECONDS, LOOK_SECONDS_REMOTE = 0.2, 1.5
 # A step that takes longer is shown before it has ended.
@@ -62,11 +62,20 @@ _INSTALL = (
     + """mkdir -p "${engine%/*}"; cat > "$engine.new"; chmod 0755 "$engine.new"; mv -f "$engine.new" "$engine"
 """
 )
+# The engine comes first on standard input, and just so much of it is read: the verb's own input follows.
 _TEMPORARY = (
-    "python=$2\n"
+    "size=$1; shift; python=$2\n"
     + _HAS_PYTHON
     + """folder=$(mktemp -d) || exit 1
-cat > "$folder/engine.pyz"
+"$python" -c '
+import os, sys
+left = int(sys.argv[2])
+with open(sys.argv[1], "wb") as file:
+    while left:
+        part = os.read(0, min(left, 65536))
+        left -= file.write(part) or sys.exit("cut off")
+' "$folder/engine.pyz" "$size" || exit 1
+export TMPDIR="$folder"
 progress=$1; shift 3; set -- "$progress" "$python" "$folder/engine.pyz" "$@"
 """
     + _RUN.replace("""rm -f "$progress\"""", """rm -rf "$progress" "$folder\"""")
@@ -97,10 +106,11 @@ def call(
     progress = f"/tmp/kit-progress-{secrets.token_hex(8)}"  # noqa: S108 - made with noclobber, and a name not to guess
     arguments = [progress, python, str(engine), "--root", str(root), verb, "--json", *words]
     brought = False
-    if stdin is None and (action._task.check_mode or verb in _LEAVES_NOTHING):
-        done = _shown(action, _INSTALLED, [checksum, *arguments], progress)
+    if verb in _LEAVES_NOTHING or (stdin is None and action._task.check_mode):
+        done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
         if done["rc"] == _OTHER_ENGINE:
-            done = _shown(action, _TEMPORARY, arguments, progress, archive)
+            temporary = [str(len(archive)), *arguments]
+            done = _shown(action, _TEMPORARY, temporary, progress, archive + (stdin or b""))
     else:
         if not action.is_remote:
             # Made as the caller, although the engine may be root: what is rendered lies here too.
@@ -167,7 +177,7 @@ def _no_root(action: KitAction, said: str) -> KitError:
     place = action.host if action.is_remote else "this machine"
     return KitError(
         "sudo",
-        f"The login user may not become root on {place}:\n    {_last(said)}",
+        f"The login user may not become root on {place}:\n    {unreachable_host.last_line(said)}",
         "allow it (sudo without a password), or give the password: ARGS=--ask-become-pass",
     )
 
@@ -179,30 +189,7 @@ def unreachable(action: KitAction, said: str) -> KitError:
         action: whose host could not be reached.
         said: SSH's own words.
     """
-    host, address = action.host, action.address
-    login = f"ssh {action.login_words}"
-    low = said.lower()
-    if "identification has changed" in low:
-        cause = "its host key is not the known one: another machine answers there, or it was installed anew"
-        remedy = (
-            f"compare the new key with the host's own (ssh-keygen -lf), then: ssh-keygen -R {action.known_name}, and "
-            "make provision"
-        )
-    elif "host key verification failed" in low:
-        cause, remedy = "its host key is not known here", "make provision    (shows the fingerprint and asks)"
-    elif "permission denied" in low or "too many authentication" in low:
-        cause = "it refuses the login: wrong user, or a key that it does not know"
-        remedy = f"{login}    (does it let you in?), then correct ansible_user or the key in the inventory"
-    elif "could not resolve" in low:
-        cause, remedy = "its name is not known to any name server", "correct ansible_host in the inventory"
-    else:
-        cause, remedy = "it does not answer", f"{login}    (is the host up, and the port right?)"
-    return KitError("unreachable", f"Host {host} ({address}) cannot be reached: {cause}.\n    {_last(said)}", remedy)
-
-
-def _last(said: str) -> str:
-    lines = [line.strip() for line in said.replace("\\r\\n", "\n").splitlines() if line.strip(" @\r")]
-    return lines[-1] if lines else "(it said nothing)"
+    return unreachable_host.explain(action.host, action.address, said, action.login_words, action.known_name)
 
 
 def _demand(action: KitAction, python: str, done: dict[str, Any], *, started: bool = False) -> None:
@@ -217,7 +204,11 @@ def _demand(action: KitAction, python: str, done: dict[str, Any], *, started: bo
         raise KitError("python", f"`{python}` on {address} is older than 3.9.", "upgrade the host: Debian 12 has 3.11")
     demand_root(action, done)
     if not started:
-        raise KitError("engine", f"The engine could not be brought to {address}:\n    {_last(said)}", f"ssh {address}")
+        raise KitError(
+            "engine",
+            f"The engine could not be brought to {address}:\n    {unreachable_host.last_line(said)}",
+            f"ssh {address}",
+        )
 
 
 def answer(out: str, err: str, code: int) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from kit_engine import (
     facts,
     host_verbs,
     images_verbs,
+    plan,
     prepare,
     release,
+    status,
     trial,
     verbs,
 )
@@ -35,6 +37,8 @@ _BY_REQUEST: dict[str, Callable[[argparse.Namespace], None]] = {
     "facts": facts.facts_verb,
     "images": images_verbs.images,
     "install-certificate": certificate_verbs.install_verb,
+    "image-migrations": plan.image_migrations_verb,
+    "plan": plan.plan_verb,
     "preflight": host_verbs.preflight_verb,
     "release": host_verbs.release_verb,
     "trial": trial.trial_verb,
@@ -123,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     add("down", verbs.down, "stop the stack, keep its data")
     destroy = add("destroy", verbs.destroy, "remove the stack with its data")
     destroy.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")
-    add("status", verbs.status, "show how the stack is")
+    add("status", status.status_verb, "show how the stack and its host are")
     add("migrate", verbs.migrate, "run the release commands (migrations) now")
     shown = add(
         "certificate", certificate_verbs.certificate_verb, "show the site's certificates, or bring one into use"

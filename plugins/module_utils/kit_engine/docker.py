@@ -31,6 +31,7 @@ class Container:
         restarts: how often Docker restarted it.
         health_command: its health check as words to execute inside.
         ports: the host's ports that it publishes, or would if it ran.
+        pid: number of its first process on the engine's machine; 0 where none runs.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Container:
     restarts: int
     health_command: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
+    pid: int = 0
 
     @property
     def running(self) -> bool:
@@ -257,6 +259,7 @@ def _container(item: Mapping[str, Any]) -> Container:
         restarts=int(item.get("RestartCount", 0)),
         health_command=_health_command(config),
         ports=tuple(int(bound["HostPort"] or 0) for bindings in ports.values() for bound in bindings or ()),
+        pid=int(state.get("Pid", 0)),
     )
 
 

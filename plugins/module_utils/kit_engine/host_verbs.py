@@ -80,11 +80,12 @@ def _current(root: Path) -> dict[str, Any]:
     return {
         "id": release_id,
         "configuration": bundle.hash_of(docker.stack.bundle),
-        "serves": good and _serves(docker),
+        "serves": good and serves(docker),
     }
 
 
-def _serves(docker: Docker) -> bool:
+def serves(docker: Docker) -> bool:
+    """Tell whether every part of the stack is as it was brought up, and the site is ready."""
     stack = docker.stack
     as_noted = current.services(docker, docker.containers(), current.fingerprints(docker))
     return (
