@@ -14,7 +14,7 @@ from kit_control.context import build
 from kit_control.errors import KitError
 from support.certificates import authorities, issue
 from support.inventory import problems_of, settings_of
-from support.kit import EXAMPLE, FIXTURE, IMAGES, ROOT, playbook
+from support.kit import EXAMPLE, FIXTURE, IMAGES, ROOT, copy_inventory, playbook, written_below
 
 GOOD_KEY = "k3y-Z" * 12
 VALID: dict[str, Any] = {
@@ -121,7 +121,7 @@ def deploy_wrongly(tmp_path: Path, changes: dict[str, Any], env: str = "prod") -
     run = playbook("deploy", env, {**VALID, **changes}, "-i", str(hosts), scratch=tmp_path)
     assert run.code != 0, run.output
     assert "unreachable=1" not in run.output
-    assert not (tmp_path / "build").exists()
+    assert written_below(tmp_path / "build") == set()
     return run.output
 
 
@@ -154,7 +154,7 @@ def test_make_names_the_environments_that_there_are() -> None:
 
 
 def test_a_vault_without_its_password_is_told(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "inventories/prod", tmp_path / "inventories/copy")
+    copy_inventory("prod", tmp_path / "inventories/copy")
     (tmp_path / "inventories/copy/group_vars/all/vault.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n")
     shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
     clean = {name: value for name, value in os.environ.items() if name != "ANSIBLE_VAULT_PASSWORD_FILE"}
@@ -186,7 +186,7 @@ def test_rendering_needs_no_host_and_no_secret(tmp_path: Path, env: str) -> None
 
 
 def test_a_copy_of_prod_is_an_environment_with_no_other_edit(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "inventories/prod", tmp_path / "staging")
+    copy_inventory("prod", tmp_path / "staging")
     run = playbook("render", str(tmp_path / "staging"), VALID, scratch=tmp_path)
     assert run.code == 0, run.output
     compose = (tmp_path / "build/staging/docker-compose.staging.yml").read_text()
@@ -205,7 +205,7 @@ def test_check_mode_writes_nothing(tmp_path: Path) -> None:
     run = playbook("render", "prod", VALID, "--check", scratch=tmp_path)
     assert run.code == 0, run.output
     assert "changed=1" in run.output
-    assert not (tmp_path / "build").exists()
+    assert written_below(tmp_path / "build") == set()
 
 
 def test_a_key_of_another_certificate_is_refused_before_a_host_is_touched(tmp_path: Path) -> None:

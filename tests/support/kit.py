@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -80,6 +81,18 @@ def playbook(
         check=False,
     )
     return Run(done.returncode, done.stdout)
+
+
+def copy_inventory(env: str, target: Path) -> None:
+    """Copy an environment's folder, without the secrets of whoever works here."""
+    shutil.copytree(ROOT / "inventories" / env, target, ignore=shutil.ignore_patterns("vault.yml"))
+
+
+def written_below(folder: Path) -> set[str]:
+    """Name the files below a build folder, but for the result that each run ends with."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {
+        f"{env}/result.json" for env in ENVIRONMENTS
+    }
 
 
 def secret_tokens(manifest: Path) -> dict[str, str]:
