@@ -15,7 +15,7 @@ from kit_control import smoke_report
 from support.cis import RULES
 
 from smoke.checked import Checked
-from smoke.target import DATA_PORTS, TLS_VERSIONS, Target, read
+from smoke.target import DATA_PORTS, EDGE, TLS_VERSIONS, Target, read
 
 _STATE = pytest.StashKey["_Run"]()
 
@@ -132,13 +132,15 @@ def pytest_runtest_makereport(
         target: Target = parameters["target"]
         checked = item.config.stash[_STATE].checked[target.host]
         name, subject = item.originalname.removeprefix("test_").replace("_", " "), _subject(item, target)
-        service = parameters.get("service") or parameters.get("data_service") or target.stack["app_services"][0]
+        # Whose log tells more of a failure; none does of one of the host.
+        by_file = {"test_site": target.stack["app_services"][0], "test_https": EDGE if target.has_edge else ""}
+        service = parameters.get("service") or parameters.get("data_service") or by_file.get(item.path.stem, "")
         if parameters.get("rule"):
             service, rule = parameters["rule"]
             name = f"CIS {rule}"
         outcome, reason = verdict
         checked.note(name, subject, outcome, reason, report.duration)
-        if outcome == smoke_report.FAILED:
+        if outcome == smoke_report.FAILED and service:
             checked.failed_services.add(service)
         report.user_properties += [("host", target.host), ("check", name), ("subject", subject)]
     return report  # type: ignore[return-value]
