@@ -12,7 +12,9 @@ DB_PORT ?=
 VERSION ?=
 DIRTY ?=
 CONFIRM ?=
+HOST ?=
 ROTATE ?=
+CONFIRM_HOST_KEYS ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -22,13 +24,18 @@ play := $(if $(vault),ANSIBLE_VAULT_PASSWORD_FILE=$(vault)) $(BIN)/ansible-playb
 	$(if $(INVENTORY),-i $(INVENTORY)) $(if $(MANIFEST),-e "{\"project_manifest\": \"$$(realpath -- '$(MANIFEST)')\"}") \
 	$(if $(WEB_PORT),-e web_port=$(WEB_PORT)) $(if $(DB_PORT),-e db_port=$(DB_PORT)) \
 	$(if $(VERSION),-e project_version=$(VERSION)) $(if $(DIRTY),-e project_dirty=true)
-manage := ./docker-manage.sh $(ENV)
+# Where the environment's host is this machine, its own script; else the same one on the host, over SSH.
+is_here := $(shell grep -rls '^ansible_connection: local' 'inventories/$(ENV)')
+over_ssh = $(if $(vault),ANSIBLE_VAULT_PASSWORD_FILE=$(vault)) PYTHONPATH=plugins/module_utils $(BIN)/python -m kit_control.on_host \
+	--env '$(ENV)' $(if $(INVENTORY),--inventory '$(INVENTORY)') $(if $(MANIFEST),--manifest '$(MANIFEST)') $(if $(HOST),--host '$(HOST)')
+manage = $(if $(is_here),./docker-manage.sh $(ENV),$(over_ssh))
+login := environment $(if $(is_here),,.venv/.kit)
 # Most of a test's time is waiting for containers: two at once, a file's tests in one process since they share stacks.
 parallel := -n $(or $(JOBS),2) --dist loadfile
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
-.PHONY: help setup requirements deploy render secrets down destroy ps logs shell manage migrate status \
-	lint test test-fast test-fresh testbed-up testbed-down diagrams env-example
+.PHONY: help setup requirements deploy plan render smoke secrets provision down destroy ps logs shell manage migrate restart \
+	status lint test test-fast test-fresh testbed-up testbed-down diagrams env-example
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,35 +67,48 @@ environment:
 deploy: environment .venv/.kit ## Bring ENV to the newest release
 	@$(play) playbooks/deploy.yml $(ARGS)
 
+plan: environment .venv/.kit ## Show what a deploy of VERSION to ENV would do; changes nothing there
+	@$(play) playbooks/plan.yml $(ARGS)
+
 render: environment .venv/.kit ## Write ENV's Compose, .env and nginx files to build/ENV; needs no host and no secret
 	@$(play) playbooks/render.yml $(ARGS)
+
+smoke: environment .venv/.kit ## Check from here that ENV serves as it should; results in build/ENV/smoke.json and .xml
+	@$(play) playbooks/smoke.yml $(ARGS)
 
 secrets: environment .venv/.kit ## Make the secrets that ENV lacks, or replace one: ROTATE=name
 	@$(play) playbooks/secrets.yml $(if $(ROTATE),-e '{"release_bundle_rotate": "$(ROTATE)"}') $(ARGS)
 
-down: environment ## Stop ENV and keep its data (local)
+provision: environment .venv/.kit ## Take ENV's bare hosts to where deploy can begin; a new host key is shown and asks
+	@$(play) playbooks/provision.yml $(if $(CONFIRM_HOST_KEYS),-e '{"confirm_host_keys": "$(CONFIRM_HOST_KEYS)"}') $(ARGS)
+
+# The daily commands: of several hosts, name one with HOST=.
+down: $(login) ## Stop ENV and keep its data
 	@$(manage) down
 
-destroy: environment ## Remove ENV with its data; asks for its name, or CONFIRM=ENV (local)
+destroy: $(login) ## Remove ENV with its data; asks for its name, or CONFIRM=ENV
 	@$(manage) destroy $(if $(CONFIRM),--confirm $(CONFIRM))
 
-ps: environment ## List ENV's containers (local)
+ps: $(login) ## List ENV's containers
 	@$(manage) ps
 
-status: environment ## Show how ENV is (local)
-	@$(manage) status
+status: $(login) ## Show how ENV and its hosts are; for programs: ARGS=--json
+	@$(manage) status $(ARGS)
 
-logs: environment ## Show the logs of ENV, of one service with ARGS=web (local)
+logs: $(login) ## Show the logs of ENV, of one service with ARGS=web
 	@$(manage) logs $(ARGS)
 
-shell: environment ## Open a shell in ENV's web container, or ARGS=service (local)
+shell: $(login) ## Open a shell in ENV's web container, or ARGS=service
 	@$(manage) shell $(ARGS)
 
-manage: environment ## Run manage.py in ENV: make manage ARGS="check --deploy" (local)
+manage: $(login) ## Run manage.py in ENV: make manage ARGS="check --deploy"
 	@$(manage) manage $(ARGS)
 
-migrate: environment ## Apply ENV's migrations (local)
+migrate: $(login) ## Apply ENV's migrations
 	@$(manage) migrate
+
+restart: $(login) ## Restart all services of ENV, or ARGS=service
+	@$(manage) restart $(ARGS)
 
 lint: .venv/.dev ## Check the style of everything
 	@./lint.sh
@@ -110,7 +130,7 @@ test-fresh: test-engine ## Run the README's commands on fresh Debian 12 and 13 h
 	@FRESH_DISTROS=$(or $(FRESH_DISTROS),all) $(BIN)/pytest -m host $(ARGS)
 
 testbed-up: test-engine ## Bring up HOSTS= fresh hosts of DISTRO=trixie|bookworm
-	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie)
+	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie) $(if $(MANIFEST),--manifest '$(MANIFEST)')
 
 testbed-down: .venv/.dev ## Remove the hosts of testbed-up
 	@$(testbed) down

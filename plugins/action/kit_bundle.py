@@ -9,20 +9,17 @@ An action and not a module: it needs every input of role release_bundle and runs
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import bundle, inventory_checks, manifest, secret_store
+from kit_control import bundle, inventory_checks
 from kit_control.action import KitAction
-from kit_control.context import Stack, build
+from kit_control.context import Stack
 from kit_control.errors import KitError
-from kit_control.settings import Settings
-from kit_control.source_owner import owner_of_source
-from kit_control.variables import needed_secrets
+from kit_control.rendering import images_of, stack_of
 
 
 class ActionModule(KitAction):
@@ -34,16 +31,11 @@ class ActionModule(KitAction):
     def work(self) -> dict[str, Any]:
         """Judge and render; see the module's docstring."""
         given = self.inputs()
-        root, env, project, settings, folder = given.root, given.env, given.project, given.settings, given.folder
+        root, env, project, folder = given.root, given.env, given.project, given.folder
         deploying = bool(self._task.args.get("deploy", False))
-        made: list[str] = []
         writes = not self._task.args.get("only_check", False) and not self._task.check_mode
-        if settings["secrets_origin"] == "generated":
-            settings, made = _with_generated_secrets(project, settings, folder / secret_store.LOCAL_FILE, writes)
-        images = {name: str(ref) for name, ref in settings["images"].items() if ref}
-        stack = build(
-            project, settings, env, images, owner_of_source(project.source, settings, os.getuid(), os.environ)
-        )
+        stack, settings, made = stack_of(given, writes=writes)
+        images = images_of(settings)
         if deploying:
             mistakes = inventory_checks.problems(project, settings, stack, env, images)
             _refuse_mistakes(mistakes, env)
@@ -60,18 +52,6 @@ class ActionModule(KitAction):
         if stack.missing:
             result["warnings"] = [_missing_warning(stack, env)]
         return result
-
-
-def _with_generated_secrets(
-    project: manifest.Manifest, settings: Settings, path: Path, writes: bool
-) -> tuple[Settings, list[str]]:
-    needed = needed_secrets(project.data, settings)
-    store = secret_store.PlainStore(path)
-    made = secret_store.fill(store, needed, writes)
-    # In check mode nothing was written: the values that would be made stand in for them.
-    values = secret_store.filled(store.read(), needed)
-    given = {**values, **settings["secret_values"]}
-    return Settings({**settings.values, "secret_values": given}), made
 
 
 def _refuse_mistakes(mistakes: list[str], env: str) -> None:

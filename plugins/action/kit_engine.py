@@ -31,5 +31,8 @@ class ActionModule(KitAction):
         verb, request = str(given["verb"]), given.get("request")
         if self._task.check_mode and verb not in _ASK_IN_CHECK_MODE:
             return {"skipped": True, "msg": f"check mode: the engine's `{verb}` was not run"}
+        if self._task.check_mode:
+            # Of this one task too, as a plan has it: the variable ansible_check_mode knows whole playbooks only.
+            request = {**(request or {}), "check_only": True}
         words = [] if request is None else ["--request", json.dumps(request)]
         return engine_call.call(self, Path(given["root"]), str(given["python"]), verb, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 from kit_control import inventory_checks, source_version
 from kit_control.action import KitAction
 from kit_control.errors import KitError
+
+# An engine that is alive answers within 0.1 s.
+ENGINE_SECONDS = 10
 
 
 class ActionModule(KitAction):
@@ -32,7 +36,8 @@ class ActionModule(KitAction):
         if given.version == "HEAD":
             self._refuse_changes(given.env)
         version = source_version.version_of(given.project.source)
-        return {"changed": False, "sha": version.sha, "short": version.short, "ref": given.version}
+        told = {"sha": version.sha, "short": version.short, "ref": given.version}
+        return {"changed": False, **told, "engine_answers": _engine_answers()}
 
     def _refuse_changes(self, env: str) -> None:
         """HEAD means what people see before them: files that it lacks would silently stay behind."""
@@ -72,3 +77,13 @@ class ActionModule(KitAction):
                 str(self._templar.template(root)),
             )
         return found
+
+
+def _engine_answers() -> bool:
+    """Whether this user may use an engine of this machine; role docker_host sorts out the rest."""
+    try:
+        words = ["docker", "version", "--format", "{{.Server.Version}}"]
+        done = subprocess.run(words, capture_output=True, timeout=ENGINE_SECONDS, check=False)  # noqa: S603 - ours
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0

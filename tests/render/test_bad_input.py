@@ -12,6 +12,7 @@ import pytest
 from kit_control import manifest
 from kit_control.context import build
 from kit_control.errors import KitError
+from support.certificates import authorities, issue
 from support.inventory import problems_of, settings_of
 from support.kit import EXAMPLE, FIXTURE, IMAGES, ROOT, playbook
 
@@ -142,7 +143,7 @@ def test_one_host_under_two_names_is_refused(tmp_path: Path) -> None:
     hosts.write_text("app: {hosts: {web1: {ansible_host: 192.0.2.10}, web2: {ansible_host: 192.0.2.10}}}\n")
     run = playbook("deploy", "prod", VALID, "-i", str(hosts), scratch=tmp_path)
     assert run.code != 0
-    assert "web1 and web2 are one host (192.0.2.10 port 22)" in run.output
+    assert "web1 and web2 are one host: 192.0.2.10 port 22" in run.output
     assert "unreachable=1" not in run.output
 
 
@@ -205,3 +206,21 @@ def test_check_mode_writes_nothing(tmp_path: Path) -> None:
     assert run.code == 0, run.output
     assert "changed=1" in run.output
     assert not (tmp_path / "build").exists()
+
+
+def test_a_key_of_another_certificate_is_refused_before_a_host_is_touched(tmp_path: Path) -> None:
+    authority = authorities()
+    good, other = (issue(["www.example.com"], authority) for _ in range(2))
+    files = {"certificate_file": good.chain, "key_file": other.key_pem, "ca_file": authority.root}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    output = deploy_wrongly(
+        tmp_path, {"tls_mode": "provided", **{f"tls_{name}": str(tmp_path / name) for name in files}}
+    )
+
+    assert "Nothing was changed; the certificate must be mended first" in output
+    assert f"{tmp_path}/key_file is not the key of {tmp_path}/certificate_file" in output
+    assert "openssl pkey -in" in output
+    assert "make deploy ENV=prod" in output
+    assert "PRIVATE KEY" not in output

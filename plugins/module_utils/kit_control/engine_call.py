@@ -12,19 +12,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.utils.display import Display
 
-from kit_control import engine_archive
+from kit_control import engine_archive, unreachable_host
 from kit_control.action import KitAction
 from kit_control.errors import KitError
 
 # Judged without leaving anything on the host, the engine included.
-_LEAVES_NOTHING = ("preflight",)
+_LEAVES_NOTHING = ("image-migrations", "plan", "preflight")
 # Often enough to look live; over SSH a look costs the host a tenth of a second, and short verbs get none.
 LOOK_SECONDS, LOOK_SECONDS_REMOTE = 0.2, 1.5
 # A step that takes longer is shown before it has ended.
 PATIENCE_SECONDS = 3.0
+# How sudo words it that it does not let a user through, or is not there.
+_REFUSED_BY_SUDO = ("password", "sudoers", "not allowed", "not found")
 # What our own shell lines answer with, apart from the exit codes of engine and shell.
 _NO_PYTHON, _OLD_PYTHON, _OTHER_ENGINE = 95, 96, 97
 # Ends the engine's own words on standard error; what follows is its progress, which may have been shown already.
@@ -60,11 +62,20 @@ _INSTALL = (
     + """mkdir -p "${engine%/*}"; cat > "$engine.new"; chmod 0755 "$engine.new"; mv -f "$engine.new" "$engine"
 """
 )
+# The engine comes first on standard input, and just so much of it is read: the verb's own input follows.
 _TEMPORARY = (
-    "python=$2\n"
+    "size=$1; shift; python=$2\n"
     + _HAS_PYTHON
     + """folder=$(mktemp -d) || exit 1
-cat > "$folder/engine.pyz"
+"$python" -c '
+import os, sys
+left = int(sys.argv[2])
+with open(sys.argv[1], "wb") as file:
+    while left:
+        part = os.read(0, min(left, 65536))
+        left -= file.write(part) or sys.exit("cut off")
+' "$folder/engine.pyz" "$size" || exit 1
+export TMPDIR="$folder"
 progress=$1; shift 3; set -- "$progress" "$python" "$folder/engine.pyz" "$@"
 """
     + _RUN.replace("""rm -f "$progress\"""", """rm -rf "$progress" "$folder\"""")
@@ -95,11 +106,15 @@ def call(
     progress = f"/tmp/kit-progress-{secrets.token_hex(8)}"  # noqa: S108 - made with noclobber, and a name not to guess
     arguments = [progress, python, str(engine), "--root", str(root), verb, "--json", *words]
     brought = False
-    if stdin is None and (action._task.check_mode or verb in _LEAVES_NOTHING):
-        done = _shown(action, _INSTALLED, [checksum, *arguments], progress)
+    if verb in _LEAVES_NOTHING or (stdin is None and action._task.check_mode):
+        done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
         if done["rc"] == _OTHER_ENGINE:
-            done = _shown(action, _TEMPORARY, arguments, progress, archive)
+            temporary = [str(len(archive)), *arguments]
+            done = _shown(action, _TEMPORARY, temporary, progress, archive + (stdin or b""))
     else:
+        if not action.is_remote:
+            # Made as the caller, although the engine may be root: what is rendered lies here too.
+            root.mkdir(parents=True, exist_ok=True)
         done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
         if done["rc"] == _OTHER_ENGINE:
             _demand(action, python, run(action, _INSTALL, [python, str(engine)], archive))
@@ -111,7 +126,9 @@ def call(
     return result
 
 
-def run(action: KitAction, script: str, words: list[str], stdin: bytes | None = None) -> dict[str, Any]:
+def run(
+    action: KitAction, script: str, words: list[str], stdin: bytes | None = None, *, as_root: bool = True
+) -> dict[str, Any]:
     """Run a shell script on the host, with the privileges of the task.
 
     Args:
@@ -119,20 +136,50 @@ def run(action: KitAction, script: str, words: list[str], stdin: bytes | None = 
         script: for sh; ``$1`` and so on are the words.
         words: its arguments.
         stdin: bytes for its standard input.
+        as_root: False for the login user's own privileges, whatever the task has.
 
     Returns:
         ``rc``, ``stdout`` and ``stderr``.
 
     Raises:
-        KitError: the host cannot be reached.
+        KitError: the host cannot be reached, or sudo there wants a password that was not given.
     """
     command = shlex.join(["sh", "-c", script, "kit", *words])
     try:
         # Without input Ansible asks SSH for a terminal, which would mix both streams.
-        done: dict[str, Any] = action._low_level_execute_command(command, in_data=stdin or b"\n")
+        done: dict[str, Any] = action._low_level_execute_command(command, sudoable=as_root, in_data=stdin or b"\n")
     except AnsibleConnectionFailure as error:
         raise unreachable(action, str(error)) from error
+    except AnsibleError as error:
+        # Ansible's own word for a sudo that asks: "Missing sudo password".
+        if "password" in str(error):
+            raise _no_root(action, str(error)) from error
+        raise
     return done
+
+
+def demand_root(action: KitAction, done: dict[str, Any]) -> None:
+    """Refuse what sudo refused.
+
+    Args:
+        action: whose host it was.
+        done: how the command ended.
+
+    Raises:
+        KitError: the login user may not become root.
+    """
+    said = str(done["stderr"])
+    if done["rc"] and "sudo" in said and any(word in said for word in _REFUSED_BY_SUDO):
+        raise _no_root(action, said)
+
+
+def _no_root(action: KitAction, said: str) -> KitError:
+    place = action.host if action.is_remote else "this machine"
+    return KitError(
+        "sudo",
+        f"The login user may not become root on {place}:\n    {unreachable_host.last_line(said)}",
+        "allow it (sudo without a password), or give the password: ARGS=--ask-become-pass",
+    )
 
 
 def unreachable(action: KitAction, said: str) -> KitError:
@@ -142,28 +189,7 @@ def unreachable(action: KitAction, said: str) -> KitError:
         action: whose host could not be reached.
         said: SSH's own words.
     """
-    host, address = action.host, action.address
-    low = said.lower()
-    if "identification has changed" in low:
-        cause = "its host key is not the known one: another machine answers there, or it was installed anew"
-        remedy = (
-            f"compare the new key with the host's own (ssh-keygen -lf), then: ssh-keygen -R {address}, and provision"
-        )
-    elif "host key verification failed" in low:
-        cause, remedy = "its host key is not known here", "make provision    (shows the fingerprint and asks)"
-    elif "permission denied" in low or "too many authentication" in low:
-        cause = "it refuses the login: wrong user, or a key that it does not know"
-        remedy = f"ssh {address}    (does it let you in?), then correct ansible_user or the key in the inventory"
-    elif "could not resolve" in low:
-        cause, remedy = "its name is not known to any name server", "correct ansible_host in the inventory"
-    else:
-        cause, remedy = "it does not answer", f"ssh {address}    (is the host up, and the port right?)"
-    return KitError("unreachable", f"Host {host} ({address}) cannot be reached: {cause}.\n    {_last(said)}", remedy)
-
-
-def _last(said: str) -> str:
-    lines = [line.strip() for line in said.replace("\\r\\n", "\n").splitlines() if line.strip(" @\r")]
-    return lines[-1] if lines else "(it said nothing)"
+    return unreachable_host.explain(action.host, action.address, said, action.login_words, action.known_name)
 
 
 def _demand(action: KitAction, python: str, done: dict[str, Any], *, started: bool = False) -> None:
@@ -176,14 +202,13 @@ def _demand(action: KitAction, python: str, done: dict[str, Any], *, started: bo
         raise KitError("python", f"There is no `{python}` on {address}.", "apt-get install python3    (on the host)")
     if code == _OLD_PYTHON:
         raise KitError("python", f"`{python}` on {address} is older than 3.9.", "upgrade the host: Debian 12 has 3.11")
-    if "sudo" in said and any(word in said for word in ("password", "sudoers", "not allowed", "not found")):
-        raise KitError(
-            "sudo",
-            f"The login user may not become root on {address}:\n    {_last(said)}",
-            "allow it (sudo without a password), or give the password: ARGS=--ask-become-pass",
-        )
+    demand_root(action, done)
     if not started:
-        raise KitError("engine", f"The engine could not be brought to {address}:\n    {_last(said)}", f"ssh {address}")
+        raise KitError(
+            "engine",
+            f"The engine could not be brought to {address}:\n    {unreachable_host.last_line(said)}",
+            f"ssh {address}",
+        )
 
 
 def answer(out: str, err: str, code: int) -> dict[str, Any]:

@@ -10,18 +10,19 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from kit_engine.docker import Container, Docker, image_id
 
 RECORD = "records/running.json"
 
 
-def fingerprints(docker: Docker) -> dict[str, str]:
+def fingerprints(docker: Docker, secrets: Optional[Mapping[str, str]] = None) -> dict[str, str]:
     """Hash each service's configuration as Compose reads it, environment and all.
 
     Args:
         docker: the stack's containers.
+        secrets: one hash by service over its secrets; default: of those that are mounted now.
 
     Returns:
         SHA-256 by service name.
@@ -30,7 +31,7 @@ def fingerprints(docker: Docker) -> dict[str, str]:
         EngineError: Compose cannot read the file.
     """
     config = docker.configuration
-    contents = _secrets(docker)
+    contents = _secrets(docker) if secrets is None else secrets
     shared = {name: config.get(name) for name in ("networks", "volumes", "secrets")}
     return {name: _hash([service, shared, contents[name]]) for name, service in config["services"].items()}
 
@@ -57,20 +58,53 @@ def with_other_secrets(docker: Docker, containers: Sequence[Container]) -> set[s
     }
 
 
-def _secrets(docker: Docker) -> dict[str, str]:
-    """One hash by service over what its mounted secrets hold; empty for a service without any."""
+def planned(docker: Docker, containers: Sequence[Container]) -> dict[str, str]:
+    """Tell what bringing up a release that is not mounted yet would do to each service's containers.
+
+    Args:
+        docker: the release; its secrets are read from its bundle.
+        containers: all that there are.
+
+    Returns:
+        ``create``, ``recreate``, ``start`` or ``keep`` by service; ``unknown`` for containers that nobody noted.
+    """
+    stack, noted = docker.stack, _read(docker)
+    wanted = fingerprints(docker, _secrets(docker, stack.bundle / "secrets"))
+    old_secrets = {name: str(noted.get(name, {}).get("secrets", "")) for name in docker.configuration["services"]}
+    but_for_secrets = fingerprints(docker, old_secrets)
+    told = {}
+    for service in stack.services:
+        mine = [item for item in containers if item.service == service]
+        # The database takes another password without a restart.
+        of_database = stack.database is not None and stack.database.service == service
+        before = noted.get(service, {}).get("configuration")
+        if not mine:
+            told[service] = "create"
+        elif before is None:
+            told[service] = "unknown"
+        elif before not in (wanted[service], but_for_secrets[service] if of_database else "") or any(
+            item.in_restart_loop or item.image != (image_id(item.reference) or item.image) for item in mine
+        ):
+            told[service] = "recreate"
+        else:
+            told[service] = "keep" if all(item.running for item in mine) else "start"
+    return told
+
+
+def _secrets(docker: Docker, folder: Optional[Path] = None) -> dict[str, str]:
+    """One hash by service over what its mounted secrets hold, or those of a folder; empty for a service without any."""
     config = docker.configuration
     files = config.get("secrets") or {}
     mounted = {
-        name: [(one["source"], _content(files[one["source"]]["file"])) for one in service.get("secrets") or ()]
+        name: [(one["source"], _content(files[one["source"]]["file"], folder)) for one in service.get("secrets") or ()]
         for name, service in config["services"].items()
     }
     return {name: _hash(contents) if contents else "" for name, contents in mounted.items()}
 
 
-def _content(path: str) -> str:
+def _content(path: str, folder: Optional[Path]) -> str:
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return hashlib.sha256((folder / Path(path).name if folder else Path(path)).read_bytes()).hexdigest()
     except OSError:
         return ""
 

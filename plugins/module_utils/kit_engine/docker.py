@@ -31,6 +31,7 @@ class Container:
         restarts: how often Docker restarted it.
         health_command: its health check as words to execute inside.
         ports: the host's ports that it publishes, or would if it ran.
+        pid: number of its first process on the engine's machine; 0 where none runs.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Container:
     restarts: int
     health_command: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
+    pid: int = 0
 
     @property
     def running(self) -> bool:
@@ -114,8 +116,8 @@ class Docker:
             env=self.env,
         )
 
-    def containers(self) -> list[Container]:
-        """List the stack's containers, running or not, without those of one-off commands.
+    def inspected(self) -> list[dict[str, Any]]:
+        """Give what Docker says of the stack's containers, without those of one-off commands.
 
         Raises:
             EngineError: the engine does not answer.
@@ -130,7 +132,15 @@ class Docker:
             return []
         # One of them may be gone in between: what is left is printed all the same.
         done = command.run(["docker", "inspect", "--type", "container", *ids])
-        found = [_container(item) for item in json.loads(done.out or "[]") if not _is_one_off(item)]
+        return [item for item in json.loads(done.out or "[]") if not _is_one_off(item)]
+
+    def containers(self) -> list[Container]:
+        """List the stack's containers, running or not, without those of one-off commands.
+
+        Raises:
+            EngineError: the engine does not answer.
+        """
+        found = [_container(item) for item in self.inspected()]
         order = {name: number for number, name in enumerate(self.stack.services)}
         return sorted(found, key=lambda item: (order.get(item.service, len(order)), item.name))
 
@@ -249,6 +259,7 @@ def _container(item: Mapping[str, Any]) -> Container:
         restarts=int(item.get("RestartCount", 0)),
         health_command=_health_command(config),
         ports=tuple(int(bound["HostPort"] or 0) for bindings in ports.values() for bound in bindings or ()),
+        pid=int(state.get("Pid", 0)),
     )
 
 

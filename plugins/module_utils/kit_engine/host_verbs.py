@@ -9,7 +9,18 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, current, image_transfer, preflight, readiness, release, releases, verbs
+from kit_engine import (
+    bundle,
+    certificate,
+    current,
+    edge,
+    image_transfer,
+    preflight,
+    readiness,
+    release,
+    releases,
+    verbs,
+)
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import CheckFailed, EngineError
@@ -32,7 +43,8 @@ def preflight_verb(arguments: argparse.Namespace) -> None:
     preflight.check(docker, delivered=False)
     report: Report = arguments.report
     images = image_transfer.result(image_transfer.standing(root, asked["images"]))
-    told = {"changed": False, "time": time.time(), "current": _current(root), "images": images}
+    there = {**_current(root), "certificate": _certificate(wanted)}
+    told = {"changed": False, "time": time.time(), "current": there, "images": images}
     report.done(told, f"{wanted.project} can be deployed here.")
 
 
@@ -50,6 +62,13 @@ def _other_project(wanted: Stack) -> Optional[EngineError]:
     )
 
 
+def _certificate(wanted: Stack) -> dict[str, Any]:
+    """Tell which certificate is installed, and whether it is what visitors get."""
+    if wanted.edge is None:
+        return {}
+    return certificate.facts(certificate.Place(wanted.root, wanted.name, wanted.edge.uid), wanted.probe)
+
+
 def _current(root: Path) -> dict[str, Any]:
     """Tell which release serves, what its content is, and whether every part of it is as it was brought up."""
     release_id = releases.current(root)
@@ -61,14 +80,19 @@ def _current(root: Path) -> dict[str, Any]:
     return {
         "id": release_id,
         "configuration": bundle.hash_of(docker.stack.bundle),
-        "serves": good and _serves(docker),
+        "serves": good and serves(docker),
     }
 
 
-def _serves(docker: Docker) -> bool:
+def serves(docker: Docker) -> bool:
+    """Tell whether every part of the stack is as it was brought up, and the site is ready."""
     stack = docker.stack
     as_noted = current.services(docker, docker.containers(), current.fingerprints(docker))
-    return set(stack.services) <= as_noted and readiness.ask(stack.probe, stack.probe.ready) is None
+    return (
+        set(stack.services) <= as_noted
+        and edge.is_current(stack)
+        and readiness.ask(stack.probe, stack.probe.ready) is None
+    )
 
 
 def release_verb(arguments: argparse.Namespace) -> None:

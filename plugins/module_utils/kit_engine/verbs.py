@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from kit_engine import admin, command, preflight, readiness, release, release_commands
 from kit_engine.docker import PROJECT_LABEL, Docker
@@ -100,45 +100,6 @@ def restart(docker: Docker, arguments: argparse.Namespace) -> None:
     arguments.report.done({"changed": True, "containers": changed}, f"Restarted and ready: {site_url(docker)}")
 
 
-def status(docker: Docker, arguments: argparse.Namespace) -> None:
-    """Show each container, and whether the site is ready."""
-    stack = docker.stack
-    containers = docker.containers()
-    problem = readiness.ask(stack.probe, stack.probe.ready) if containers else "it is down"
-    rows = [
-        {
-            "service": item.service,
-            "container": item.name,
-            "state": item.state,
-            "health": item.health,
-            "started": item.started,
-            "restarts": item.restarts,
-            "image": item.reference,
-        }
-        for item in containers
-    ]
-    missing = [service for service in stack.services if service not in {item.service for item in containers}]
-    result: dict[str, Any] = {
-        "name": stack.name,
-        "env": stack.env,
-        "project": stack.project,
-        "url": site_url(docker),
-        "ready": problem is None,
-        "problem": problem,
-        "containers": rows,
-        "missing": missing,
-    }
-    verdict = f"ready, {site_url(docker)}" if problem is None else f"NOT ready: {problem}"
-    lines = [f"{stack.name} ({stack.env}): {verdict}"]
-    for item in containers:
-        since = item.started[:19]
-        lines.append(f"  {item.service:<12} {item.state:<11} {item.health or '-':<10} since {since}  {item.reference}")
-    lines += [f"  {service:<12} no container" for service in missing]
-    if problem is not None:
-        lines.append(f"Next: {stack.make('logs' if containers else 'deploy')}")
-    arguments.report.done(result, "\n".join(lines))
-
-
 def ps(docker: Docker, _arguments: argparse.Namespace) -> None:
     """List the containers as Compose does."""
     _become(docker, "ps", "--all")
@@ -169,6 +130,9 @@ def manage(docker: Docker, arguments: argparse.Namespace) -> None:
 def site_url(docker: Docker) -> str:
     """Give the address that people open: the probe's, by the name that the site answers to."""
     probe = docker.stack.probe
+    if docker.stack.has_edge:
+        port = probe.url.rpartition(":")[2]
+        return f"https://{probe.host}" + ("" if port == "443" else f":{port}")
     return probe.url.replace("127.0.0.1", "localhost") if probe.host == "localhost" else probe.url
 
 
