@@ -86,10 +86,10 @@ class Delivery:
         return [ansible, "-i", "inventories/prod", "-i", str(self.run.inventory), "-e", f"@{extra}", str(PLAYBOOK)]
 
     def start(self) -> subprocess.Popen[str]:
-        """Begin to deliver, in a process group of its own."""
+        """Begin to deliver."""
         return subprocess.Popen(
             self.words({}), cwd=ROOT, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
     def deliver(self, *, succeeds: bool = True, **variables: Any) -> tuple[dict[str, Any], str]:

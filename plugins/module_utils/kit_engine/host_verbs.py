@@ -31,7 +31,8 @@ from kit_engine.stack import Stack
 def preflight_verb(arguments: argparse.Namespace) -> None:
     """Judge the host for a stack that it does not have yet, and tell what it has.
 
-    The request: ``stack`` (a stack.json) and ``images`` (references of those that it runs).
+    The request: ``stack`` (a stack.json) and, where they come from elsewhere, ``images`` (references of those that it
+    runs).
     """
     root: Path = arguments.root.resolve()
     asked = json.loads(arguments.request)
@@ -42,7 +43,7 @@ def preflight_verb(arguments: argparse.Namespace) -> None:
     docker = Docker(wanted)
     preflight.check(docker, delivered=False)
     report: Report = arguments.report
-    images = image_transfer.result(image_transfer.standing(root, asked["images"]))
+    images = image_transfer.result(image_transfer.standing(root, asked.get("images", [])))
     there = {**_current(root), "certificate": _certificate(wanted)}
     told = {"changed": False, "time": time.time(), "current": there, "images": images}
     report.done(told, f"{wanted.project} can be deployed here.")

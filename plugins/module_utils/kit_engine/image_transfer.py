@@ -7,6 +7,7 @@ it stood.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -107,7 +108,7 @@ class Standing:
         images: id by reference; empty where the image is lacking.
         chains: chain ids of all images of this engine; not listed where nothing is lacking.
         staged: numbers of the staged pieces by diff id.
-        refused: diff ids whose pieces were damaged and are gone.
+        refused: diff ids of layers that came damaged, to be sent again as far as they are not staged.
         loaded: references of the images that this call brought.
     """
 
@@ -150,36 +151,47 @@ def take(root: Path, header: Header, body: bytes, report: Report) -> Standing:
     folder = root / STAGED
     # What is in there is half of something, and for nobody else to read.
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.mkdir(exist_ok=True, mode=0o700)
-    if header.free_bytes:
-        disk.demand(root, header.free_bytes)
-    refused = _stage(folder, header, body)
+    with (folder.parent / ".lock").open("w") as lock:
+        # A control node that was cut off leaves a call behind, which may still be at work.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        if header.free_bytes:
+            disk.demand(root, header.free_bytes)
+        # A call that was cut brings half a piece: it is not kept, and what came before is.
+        refused = _stage(folder, header, body)
+        loaded = [] if refused else _load_whole(folder, header, report, refused)
+        told = standing(root, [image.ref for image in header.images])
+        if all(told.images.values()):
+            shutil.rmtree(folder, ignore_errors=True)
+    told.refused, told.loaded = refused, loaded
+    return told
+
+
+def _load_whole(folder: Path, header: Header, report: Report, refused: list[str]) -> list[str]:
+    """Load images in their order until one is not whole; damaged layers go, and are added to the refused ones."""
     loaded = []
     for image in header.images:
         if image_id(image.ref):
             continue
         lacking = image_archive.lacking(image.layers, _chains())
-        if refused or not all(_whole(folder, layer, header.layers) for layer in lacking):
+        if not all(_whole(folder, layer, header.layers) for layer in lacking):
             break
-        refused = [layer for layer in lacking if not _sound(folder, layer)]
+        refused += [layer for layer in lacking if not _sound(folder, layer)]
+        for layer in refused:
+            shutil.rmtree(_place(folder, layer), ignore_errors=True)
         if refused:
             break
         report.say(f"loading {image.ref} …")
         _load(folder, image, lacking, header.layers)
         loaded.append(image.ref)
-    for layer in refused:
-        shutil.rmtree(_place(folder, layer), ignore_errors=True)
-    told = standing(root, [image.ref for image in header.images])
-    if all(told.images.values()):
-        shutil.rmtree(folder, ignore_errors=True)
-    told.refused, told.loaded = refused, loaded
-    return told
+    return loaded
 
 
 def _present(refs: Sequence[str]) -> dict[str, str]:
-    words = ["docker", "image", "inspect", "--format", "{{.Id}}", *refs]
-    done = command.run(words)
-    if not refs or done.code == 0:
+    if not refs:
+        return {}
+    done = command.run(["docker", "image", "inspect", "--format", "{{.Id}}", *refs])
+    if done.code == 0:
         return dict(zip(refs, done.out.split()))
     # It prints those that it found, without saying which.
     return {ref: image_id(ref) for ref in refs}
