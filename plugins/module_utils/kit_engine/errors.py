@@ -42,5 +42,6 @@ class CheckFailed(EngineError):  # noqa: N818 - it is a verdict, and reads as on
             super().__init__(first.code, first.problem, first.remedy)
         else:
             text = f"{len(problems)} things must be mended first; nothing was started:\n" + "\n".join(lines)
-            super().__init__("check", text, "mend each of them, then repeat the command")
+            of_one_kind = {problem.code for problem in problems} == {first.code}
+            super().__init__(first.code if of_one_kind else "check", text, "mend each of them, then repeat the command")
         self.problems = tuple(problems)
