@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
+import yaml
+from fresh.documented import commands
 from kit_control import manifest
 from support import checkout, site
 from support.canary import Watch, public_places
@@ -37,17 +40,18 @@ class Story:
 
     kit: Checkout
     host: Host
-    inventory: Path
     said: list[str] = field(default_factory=list)
 
-    def make(self, *words: str, env: str = "prod", check: bool = True) -> str:
-        """Type make for the host, at the highest verbosity; what was printed is kept."""
-        known = [*words, f"ENV={env}", f"INVENTORY={self.inventory}"]
-        if not any(word.startswith("ARGS=") for word in words):
-            known.append("ARGS=-vvvv --diff")
-        told = self.kit.make(*known, check=check)
+    def type(self, command: str, *, check: bool = True, **variables: str) -> str:
+        """Type a command; Ansible says all that it ever says, and what was printed is kept."""
+        loud = {"ANSIBLE_VERBOSITY": "4", "ANSIBLE_DIFF_ALWAYS": "1"}
+        told = self.kit.type(command, check=check, **loud, **variables)
         self.said.append(told)
         return told
+
+    def make(self, *words: str, env: str = "prod", check: bool = True) -> str:
+        """Type make for the host."""
+        return self.type(shlex.join(["make", *words, f"ENV={env}", "INVENTORY=hosts.yml"]), check=check)
 
     def containers(self) -> dict[str, str]:
         """Id of each service's container."""
@@ -74,20 +78,24 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """An empty host, watched for secrets from its first to its last moment."""
     kit = checkout.copy(tmp_path_factory.mktemp("kit") / "checkout")
     with borrowed(distro=request.param, publish=(80, 443), variables=inventory_variables(EXAMPLE)) as run:
-        yield Story(kit, run.hosts[0], run.inventory)
+        shutil.copyfile(run.inventory, kit.path / "hosts.yml")
+        (kit.path / ".git/info/exclude").write_text(".venv\nhosts.yml\n")
+        yield Story(kit, run.hosts[0])
 
 
 @pytest.fixture(scope="module")
 def deployed(story: Story) -> Story:
-    """The host after what the docs tell its owner to type."""
-    story.make("secrets")
+    """The host after what docs/OPERATIONS.md tells its owner to type, line by line."""
+    first, *others = commands(KIT / "docs/OPERATIONS.md", marked_only=False)
+    assert first == "make secrets ENV=prod INVENTORY=hosts.yml"
+    story.type(first)
     secrets = story.kit.secrets("prod")
     assert len(secrets) >= 4
-    for target in ("provision", "deploy", "smoke"):
+    for command in others:
         with Watch(story.host, secrets) as watch:
-            story.make(target)
-        assert watch.told["looks"] > 10
-        assert watch.told["found"] == {}, target
+            story.type(command)
+        assert watch.told["looks"] > 3
+        assert watch.told["found"] == {}, command
     return story
 
 
@@ -122,13 +130,13 @@ def test_a_changed_working_tree_is_refused_before_the_host_is_touched(deployed: 
     assert "DIRTY=1" in told
 
 
-def test_rotated_secrets_are_taken_and_the_database_stays(deployed: Story) -> None:
+def test_a_rotated_key_keeps_the_earlier_one_and_the_database_its_container(deployed: Story) -> None:
     before, old = deployed.containers(), deployed.kit.secrets("prod")
-    deployed.make("secrets", "ROTATE=DATABASE_PASSWORD")
     deployed.make("secrets", "ROTATE=SECRET_KEY")
+    deployed.make("secrets", "ROTATE=DATABASE_PASSWORD")
     new = deployed.kit.secrets("prod")
-    assert new["DATABASE_PASSWORD"] != old["DATABASE_PASSWORD"]
     assert new["SECRET_KEY_FALLBACKS"] == old["SECRET_KEY"]
+    assert new["DATABASE_PASSWORD"] != old["DATABASE_PASSWORD"]
 
     with Watch(deployed.host, {**new, "OLD": old["DATABASE_PASSWORD"]}) as watch:
         deployed.make("deploy")
@@ -139,13 +147,21 @@ def test_rotated_secrets_are_taken_and_the_database_stays(deployed: Story) -> No
     assert (after["db"], after["nginx"]) == (before["db"], before["nginx"])
 
 
-def test_status_and_plan_tell_how_it_is_and_change_nothing(deployed: Story) -> None:
+def test_the_jobs_of_pipelines_work_as_written(deployed: Story) -> None:
+    text = (KIT / "docs/CI.md").read_text()
+    github, gitlab = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    steps = [step["run"] for job in github["jobs"].values() for step in job["steps"] if "run" in step]
+    scripts = [line for job in gitlab.values() if isinstance(job, dict) for line in job["script"]]
+    assert set(steps) == set(scripts)
+    typed = [command for command in dict.fromkeys(steps) if command not in ("make lint", "make test")]
+    assert len(typed) == 4
     release = deployed.release()
-    assert release in deployed.make("status", "ARGS=")
-    told = deployed.make("plan")
-    assert json.loads((deployed.kit.path / "build/prod/plan.json").read_text())
-    assert changed(told) <= {0}
+    key = next(deployed.host.folder.glob("id_ed25519")).read_text()
+    given = {"VAULT_PASSWORD": (deployed.kit.path / ".vault/prod").read_text().strip(), "SSH_KEY": key}
+    for command in typed:
+        deployed.type(command, **given)
     assert deployed.release() == release
+    assert json.loads((deployed.kit.path / "build/prod/result.json").read_text())["code"] == "ok"
 
 
 def test_two_projects_live_side_by_side(deployed: Story) -> None:

@@ -14,8 +14,8 @@ RUN_BY = {
     "README.md": "tests/fresh/deployment.py",
     "docs/QUICKSTART.md": "tests/fresh/test_fresh.py",
     "docs/DOCKER_SETUP.md": "tests/fresh/test_fresh.py",
-    "docs/OPERATIONS.md": "tests/e2e/test_documented.py",
-    "docs/CI.md": "tests/e2e/test_documented.py",
+    "docs/OPERATIONS.md": "tests/e2e/test_prod.py",
+    "docs/CI.md": "tests/e2e/test_prod.py",
 }
 # Not in a test of their own: they are what runs the tests (.ci/run).
 BY_CI = ("make lint", "make test")

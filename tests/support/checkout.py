@@ -21,21 +21,22 @@ class Checkout:
 
     path: Path
 
-    def make(self, *words: str, check: bool = True, limit: float = MAKE_SECONDS) -> str:
-        """Type make.
+    def type(self, command: str, *, check: bool = True, limit: float = MAKE_SECONDS, **variables: str) -> str:
+        """Type a command as a page shows it.
 
         Args:
-            words: targets and variables.
+            command: a line for the shell.
             check: whether it must succeed.
             limit: seconds after which it is ended.
+            variables: environment variables on top of our own.
 
         Returns:
             What it printed, errors included.
         """
         done = subprocess.run(
-            ["make", *words],
+            ["bash", "-c", command],
             cwd=self.path,
-            env={**_environment(), "ANSIBLE_NOCOLOR": "1"},
+            env={**_environment(), "ANSIBLE_NOCOLOR": "1", **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -43,7 +44,7 @@ class Checkout:
             timeout=limit,
             check=False,
         )
-        said = f"make {' '.join(words)} ended with {done.returncode}:\n{done.stdout}"
+        said = f"{command} ended with {done.returncode}:\n{done.stdout}"
         assert (done.returncode == 0) is check, said
         return done.stdout
 
