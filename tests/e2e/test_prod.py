@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -42,10 +42,10 @@ class Story:
     host: Host
     said: list[str] = field(default_factory=list)
 
-    def type(self, command: str, *, check: bool = True, **variables: str) -> str:
+    def type(self, command: str, variables: Mapping[str, str] | None = None, *, check: bool = True) -> str:
         """Type a command; Ansible says all that it ever says, and what was printed is kept."""
         loud = {"ANSIBLE_VERBOSITY": "4", "ANSIBLE_DIFF_ALWAYS": "1"}
-        told = self.kit.type(command, check=check, **loud, **variables)
+        told = self.kit.type(command, {**loud, **(variables or {})}, check=check)
         self.said.append(told)
         return told
 
@@ -159,7 +159,7 @@ def test_the_jobs_of_pipelines_work_as_written(deployed: Story) -> None:
     key = next(deployed.host.folder.glob("id_ed25519")).read_text()
     given = {"VAULT_PASSWORD": (deployed.kit.path / ".vault/prod").read_text().strip(), "SSH_KEY": key}
     for command in typed:
-        deployed.type(command, **given)
+        deployed.type(command, given)
     assert deployed.release() == release
     assert json.loads((deployed.kit.path / "build/prod/result.json").read_text())["code"] == "ok"
 

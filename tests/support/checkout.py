@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +22,16 @@ class Checkout:
 
     path: Path
 
-    def type(self, command: str, *, check: bool = True, limit: float = MAKE_SECONDS, **variables: str) -> str:
+    def type(
+        self, command: str, variables: Mapping[str, str], *, check: bool = True, limit: float = MAKE_SECONDS
+    ) -> str:
         """Type a command as a page shows it.
 
         Args:
             command: a line for the shell.
+            variables: environment variables on top of our own.
             check: whether it must succeed.
             limit: seconds after which it is ended.
-            variables: environment variables on top of our own.
 
         Returns:
             What it printed, errors included.
