@@ -14,6 +14,7 @@ DIRTY ?=
 CONFIRM ?=
 HOST ?=
 ROTATE ?=
+CONFIRM_HOST_KEYS ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -33,8 +34,8 @@ login := environment $(if $(is_here),,.venv/.kit)
 parallel := -n $(or $(JOBS),2) --dist loadfile
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
-.PHONY: help setup requirements deploy plan render secrets down destroy ps logs shell manage migrate restart status \
-	lint test test-fast test-fresh testbed-up testbed-down diagrams env-example
+.PHONY: help setup requirements deploy plan render smoke secrets provision down destroy ps logs shell manage migrate restart \
+	status lint test test-fast test-fresh testbed-up testbed-down diagrams env-example
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,8 +73,14 @@ plan: environment .venv/.kit ## Show what a deploy of VERSION to ENV would do; c
 render: environment .venv/.kit ## Write ENV's Compose, .env and nginx files to build/ENV; needs no host and no secret
 	@$(play) playbooks/render.yml $(ARGS)
 
+smoke: environment .venv/.kit ## Check from here that ENV serves as it should; results in build/ENV/smoke.json and .xml
+	@$(play) playbooks/smoke.yml $(ARGS)
+
 secrets: environment .venv/.kit ## Make the secrets that ENV lacks, or replace one: ROTATE=name
 	@$(play) playbooks/secrets.yml $(if $(ROTATE),-e '{"release_bundle_rotate": "$(ROTATE)"}') $(ARGS)
+
+provision: environment .venv/.kit ## Take ENV's bare hosts to where deploy can begin; a new host key is shown and asks
+	@$(play) playbooks/provision.yml $(if $(CONFIRM_HOST_KEYS),-e '{"confirm_host_keys": "$(CONFIRM_HOST_KEYS)"}') $(ARGS)
 
 # The daily commands: of several hosts, name one with HOST=.
 down: $(login) ## Stop ENV and keep its data
@@ -123,7 +130,7 @@ test-fresh: test-engine ## Run the README's commands on fresh Debian 12 and 13 h
 	@FRESH_DISTROS=$(or $(FRESH_DISTROS),all) $(BIN)/pytest -m host $(ARGS)
 
 testbed-up: test-engine ## Bring up HOSTS= fresh hosts of DISTRO=trixie|bookworm
-	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie)
+	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie) $(if $(MANIFEST),--manifest '$(MANIFEST)')
 
 testbed-down: .venv/.dev ## Remove the hosts of testbed-up
 	@$(testbed) down

@@ -28,16 +28,8 @@ check "hadolint" hadolint Dockerfile
 # Package versions are those of the Debian release that the base images are made of.
 check "base images" hadolint --ignore DL3008 plugins/module_utils/kit_engine/base_images/contexts/*/Dockerfile
 
-# gixy follows includes only where they lie; in the container that is /etc/nginx/kit.
-rendered_nginx() {
-  local folder
-  folder=$(mktemp -d)
-  trap 'rm -rf "$folder"' RETURN
-  cp -r tests/render/golden/prod/nginx/. "$folder"
-  find "$folder" -name '*.conf' -exec sed -i "s#/etc/nginx/kit/#$folder/#" {} +
-  gixy --nginx-version "$(sed -n 's/^ *nginx: nginx:\([0-9.]*\).*/\1/p' roles/base_images/defaults/main.yml)" "$folder/nginx.conf"
-}
-check "gixy" rendered_nginx
+nginx_version=$(sed -n 's/^ *nginx: nginx:\([0-9.]*\).*/\1/p' roles/base_images/defaults/main.yml)
+check "gixy" gixy --nginx-version "$nginx_version" tests/render/golden/prod/nginx/nginx.conf
 
 if [ "${#failed[@]}" -gt 0 ]; then
   printf 'make lint: %s failed\n' "${failed[*]}" >&2

@@ -1,6 +1,7 @@
 """Judge a project and its inventory, and render the bundle on the control node, in one step.
 
-Its result names the folder and holds the stack's description (no secret), for the engine on the host.
+Its result names the folder and holds the stack's description (no secret), for the engine on the host, and the
+references of the images that its services run.
 
 An action and not a module: it needs every input of role release_bundle and runs where Ansible does, so the inputs
 (secrets among them) never leave this process, and no interpreter is started.
@@ -34,11 +35,14 @@ class ActionModule(KitAction):
         deploying = bool(self._task.args.get("deploy", False))
         writes = not self._task.args.get("only_check", False) and not self._task.check_mode
         stack, settings, made = stack_of(given, writes=writes)
+        images = images_of(settings)
         if deploying:
-            mistakes = inventory_checks.problems(project, settings, stack, env, images_of(settings))
+            mistakes = inventory_checks.problems(project, settings, stack, env, images)
             _refuse_mistakes(mistakes, env)
+        in_use = {service["image"] for service in stack.context["services"].values()}
         result: dict[str, Any] = {
             "missing": list(stack.missing), "folder": str(folder), "stack": stack.description,
+            "images": {name: ref for name, ref in images.items() if ref in in_use},
         }  # fmt: skip
         if self._task.args.get("only_check", False):
             return result

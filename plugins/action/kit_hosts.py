@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 from kit_control import inventory_checks, source_version
 from kit_control.action import KitAction
 from kit_control.errors import KitError
+
+# An engine that is alive answers within 0.1 s.
+ENGINE_SECONDS = 10
 
 
 class ActionModule(KitAction):
@@ -22,7 +26,7 @@ class ActionModule(KitAction):
     def work(self) -> dict[str, Any]:
         """Judge; see the module's docstring."""
         given = self.inputs()
-        mistakes = inventory_checks.host_problems(self._hosts(), given.env)
+        mistakes = [*inventory_checks.host_problems(self._hosts(), given.env), *self._delivery_problems(given.env)]
         if mistakes:
             raise KitError(
                 "inventory",
@@ -32,7 +36,8 @@ class ActionModule(KitAction):
         if given.version == "HEAD":
             self._refuse_changes(given.env)
         version = source_version.version_of(given.project.source)
-        return {"changed": False, "sha": version.sha, "short": version.short, "ref": given.version}
+        told = {"sha": version.sha, "short": version.short, "ref": given.version}
+        return {"changed": False, **told, "engine_answers": _engine_answers()}
 
     def _refuse_changes(self, env: str) -> None:
         """HEAD means what people see before them: files that it lacks would silently stay behind."""
@@ -50,6 +55,16 @@ class ActionModule(KitAction):
     def _value(self, name: str) -> Any:
         return self._templar.template(self.variables[name])
 
+    def _delivery_problems(self, env: str) -> list[str]:
+        names = ("delivery", "registry", "registry_user", "registry_password")
+        found = []
+        for host in self.variables["groups"].get("app", []):
+            facts = self.variables["hostvars"][host]
+            inputs = {f"app_image_{name}": facts.get(f"app_image_{name}", "") for name in names}
+            filled = {name: str(self._templar.template(value) or "") for name, value in inputs.items()}
+            found += inventory_checks.delivery_problems(filled, env)
+        return list(dict.fromkeys(found))
+
     def _hosts(self) -> dict[str, tuple[str, str, str]]:
         """By name: where each host of the group is reached, and its deploy root."""
         found = {}
@@ -62,3 +77,13 @@ class ActionModule(KitAction):
                 str(self._templar.template(root)),
             )
         return found
+
+
+def _engine_answers() -> bool:
+    """Whether this user may use an engine of this machine; role docker_host sorts out the rest."""
+    try:
+        words = ["docker", "version", "--format", "{{.Server.Version}}"]
+        done = subprocess.run(words, capture_output=True, timeout=ENGINE_SECONDS, check=False)  # noqa: S603 - ours
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0

@@ -19,14 +19,15 @@ MOST_SECONDS_APART = 60
 
 
 class ActionModule(KitAction):
-    """Arguments: ``root``, ``python`` (as of kit_engine), ``stack`` (its description)."""
+    """Arguments: ``root``, ``python`` (as of kit_engine), ``stack`` (its description), ``images`` (references of those
+    that it runs)."""
 
-    _VALID_ARGS = frozenset({"root", "python", "stack"})
+    _VALID_ARGS = frozenset({"root", "python", "stack", "images"})
 
     def work(self) -> dict[str, Any]:
         """Ask the engine, then compare the clocks; see the module's docstring."""
         given = self._task.args
-        words = ["--request", json.dumps({"stack": given["stack"]})]
+        words = ["--request", json.dumps({"stack": given["stack"], "images": given["images"]})]
         begun = time.time()
         told = engine_call.call(self, Path(given["root"]), str(given["python"]), "preflight", words)
         if not told.get("failed"):

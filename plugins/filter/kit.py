@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ansible.errors import AnsibleFilterError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import environment, manifest, services, source_version
+from kit_control import environment, image_names, manifest, services, source_version
 from kit_control.errors import KitError
 from kit_engine.base_images import resolve
 from kit_engine.errors import EngineError
@@ -73,9 +73,25 @@ def kit_planned_app(path: str, root: str, target: str, base: Mapping[str, Any]) 
         raise AnsibleFilterError(str(error)) from error
 
 
-def kit_image_refs(bases: Mapping[str, Mapping[str, Any]], app: Mapping[str, Any]) -> dict[str, str]:
-    """Collect the reference of each image from what the roles base_images and app_image told."""
-    return {name: str(facts["ref"]) for name, facts in {**bases, "app": app}.items() if facts}
+def kit_image_refs(bases: Mapping[str, Mapping[str, Any]], app: Mapping[str, Any], delivery: str) -> dict[str, str]:
+    """Collect the reference of each image on the host from what the roles base_images and app_image told."""
+    return image_names.references(bases, app, delivery)
+
+
+def kit_delivered_images(
+    refs: Mapping[str, str], bases: Mapping[str, Mapping[str, Any]], app: Mapping[str, Any], names: Iterable[str]
+) -> list[dict[str, str]]:
+    """Pair the references of images on the host with those on the machine that has them.
+
+    Args:
+        refs: on the host, by name.
+        bases: facts of the base images, by name.
+        app: facts of the app's image.
+        names: which of them the stack runs.
+    """
+    here = {**bases, "app": app}
+    # Before the roles ran, the inputs are judged without knowing any.
+    return [{"ref": refs[name], "source": str(here[name]["ref"])} for name in names if name in refs]
 
 
 def kit_database_volume(name: str, env: str) -> str:
@@ -91,6 +107,7 @@ class FilterModule:
         return {
             "kit_at_version": kit_at_version,
             "kit_database_volume": kit_database_volume,
+            "kit_delivered_images": kit_delivered_images,
             "kit_environment": kit_environment,
             "kit_image_refs": kit_image_refs,
             "kit_manifest": kit_manifest,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from kit_control.settings import APP_UID
 from support.engine_stack import docker
-from support.kit import EXAMPLE, FIXTURE
+from support.kit import EXAMPLE, FIXTURE, playbook
 from support.local_stack import LocalStack, make, owners
 
 pytestmark = pytest.mark.engine
@@ -168,4 +168,12 @@ def test_second_project_is_deployed_from_its_manifest_alone(guestbook: LocalStac
 
     assert run.code == 0, run.output
     assert guestbook.get("/up").startswith("migrations: ")
-    assert re.findall(r"changed=(\d+)", guestbook.deploy().output) == ["0"]
+    assert "smoke gate: localhost: " in run.output
+    again = guestbook.deploy().output
+    assert re.findall(r"changed=(\d+)", again) == ["0"]
+    assert "smoke gate" not in again
+
+    given = {"project_manifest": str(guestbook.source / "deploy.yml")}
+    assert playbook("smoke", "local", given, scratch=guestbook.scratch).code == 0
+    found = json.loads((guestbook.root / "smoke.json").read_text())["hosts"]["localhost"]
+    assert ("request", "up", "passed") in {(one["check"], one["subject"], one["outcome"]) for one in found["checks"]}

@@ -254,28 +254,28 @@ class TestStatus:
         assert "backup       none is known" in screen
         assert "GiB free" in screen
 
-    def test_certificates_of_nginx(self, host: Host, tmp_path: Path) -> None:
-        folder = host.root / "shared/nginx/ssl/site/current"
-        folder.mkdir(parents=True)
-        made = tmp_path / "cert.pem"
-        words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        words += ["-subj", "/CN=site.test", "-days", "30", "-keyout", "/dev/null", "-out", str(made)]
-        subprocess.run(words, check=True, capture_output=True)
-        (folder / "fullchain.pem").write_bytes(made.read_bytes())
-        (folder.parents[1] / "broken/current").mkdir(parents=True)
-        (folder.parents[1] / "broken/current/fullchain.pem").write_text("nothing")
+    def test_certificates_of_nginx(self, host: Host) -> None:
         described = json.loads((host.stack.root / "stack.json").read_text())
+        folder = host.root / "shared/nginx/ssl" / described["name"]
+        (folder / "1").mkdir(parents=True)
+        (folder / "current").symlink_to("1")
+        words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        words += ["-subj", "/CN=site.test", "-days", "30", "-keyout", "/dev/null"]
+        subprocess.run([*words, "-out", str(folder / "1/fullchain.pem")], check=True, capture_output=True)
         current = host.root / "current/stack.json"
         before = current.read_text()
-        current.write_text(json.dumps({**described, "services": ["db", "web", "nginx"]}))
+        edge = {"services": ["db", "web", "nginx"], "edge": {"domains": ["site.test"], "uid": 101}}
+        current.write_text(json.dumps({**described, **edge}))
         try:
             ended = host.attempt("status", "--json")
             assert ended.returncode == 0, ended.stderr.decode()
             told = json.loads(ended.stdout)["certificates"]
             screen = host.attempt("status").stdout.decode()
+            (folder / "1/fullchain.pem").write_text("nothing")
+            broken = host.attempt("status").stdout.decode()
         finally:
             current.write_text(before)
 
-        assert [(one["name"], one["days_left"]) for one in told] == [("broken", None), ("site", 29)]
-        assert "certificate  site: 29 days left" in screen
-        assert "broken: cannot be read" in screen
+        assert told == [{"name": described["name"], "days_left": 29}]
+        assert f"certificate  {described['name']}: 29 days left" in screen
+        assert "certificate  none that can be read" in broken

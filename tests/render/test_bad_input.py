@@ -12,8 +12,9 @@ import pytest
 from kit_control import manifest
 from kit_control.context import build
 from kit_control.errors import KitError
+from support.certificates import authorities, issue
 from support.inventory import problems_of, settings_of
-from support.kit import EXAMPLE, FIXTURE, IMAGES, ROOT, playbook
+from support.kit import EXAMPLE, FIXTURE, IMAGES, ROOT, copy_inventory, playbook, written_below
 
 GOOD_KEY = "k3y-Z" * 12
 VALID: dict[str, Any] = {
@@ -120,7 +121,7 @@ def deploy_wrongly(tmp_path: Path, changes: dict[str, Any], env: str = "prod") -
     run = playbook("deploy", env, {**VALID, **changes}, "-i", str(hosts), scratch=tmp_path)
     assert run.code != 0, run.output
     assert "unreachable=1" not in run.output
-    assert not (tmp_path / "build").exists()
+    assert written_below(tmp_path / "build") == set()
     return run.output
 
 
@@ -142,7 +143,7 @@ def test_one_host_under_two_names_is_refused(tmp_path: Path) -> None:
     hosts.write_text("app: {hosts: {web1: {ansible_host: 192.0.2.10}, web2: {ansible_host: 192.0.2.10}}}\n")
     run = playbook("deploy", "prod", VALID, "-i", str(hosts), scratch=tmp_path)
     assert run.code != 0
-    assert "web1 and web2 are one host (192.0.2.10 port 22)" in run.output
+    assert "web1 and web2 are one host: 192.0.2.10 port 22" in run.output
     assert "unreachable=1" not in run.output
 
 
@@ -153,7 +154,7 @@ def test_make_names_the_environments_that_there_are() -> None:
 
 
 def test_a_vault_without_its_password_is_told(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "inventories/prod", tmp_path / "inventories/copy")
+    copy_inventory("prod", tmp_path / "inventories/copy")
     (tmp_path / "inventories/copy/group_vars/all/vault.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n")
     shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
     clean = {name: value for name, value in os.environ.items() if name != "ANSIBLE_VAULT_PASSWORD_FILE"}
@@ -185,7 +186,7 @@ def test_rendering_needs_no_host_and_no_secret(tmp_path: Path, env: str) -> None
 
 
 def test_a_copy_of_prod_is_an_environment_with_no_other_edit(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "inventories/prod", tmp_path / "staging")
+    copy_inventory("prod", tmp_path / "staging")
     run = playbook("render", str(tmp_path / "staging"), VALID, scratch=tmp_path)
     assert run.code == 0, run.output
     compose = (tmp_path / "build/staging/docker-compose.staging.yml").read_text()
@@ -204,4 +205,22 @@ def test_check_mode_writes_nothing(tmp_path: Path) -> None:
     run = playbook("render", "prod", VALID, "--check", scratch=tmp_path)
     assert run.code == 0, run.output
     assert "changed=1" in run.output
-    assert not (tmp_path / "build").exists()
+    assert written_below(tmp_path / "build") == set()
+
+
+def test_a_key_of_another_certificate_is_refused_before_a_host_is_touched(tmp_path: Path) -> None:
+    authority = authorities()
+    good, other = (issue(["www.example.com"], authority) for _ in range(2))
+    files = {"certificate_file": good.chain, "key_file": other.key_pem, "ca_file": authority.root}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    output = deploy_wrongly(
+        tmp_path, {"tls_mode": "provided", **{f"tls_{name}": str(tmp_path / name) for name in files}}
+    )
+
+    assert "Nothing was changed; the certificate must be mended first" in output
+    assert f"{tmp_path}/key_file is not the key of {tmp_path}/certificate_file" in output
+    assert "openssl pkey -in" in output
+    assert "make deploy ENV=prod" in output
+    assert "PRIVATE KEY" not in output

@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def texts(folder: Path) -> dict[str, str]:
     """Read a bundle; what depends on the machine is replaced by a word."""
-    skipped = {"secrets.json"}
+    skipped = {"secrets.json", "result.json"}
     return {
         path.relative_to(folder).as_posix(): path.read_text().replace(str(ROOT), "<kit>")
         for path in sorted(folder.rglob("*"))

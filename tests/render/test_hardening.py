@@ -2,70 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from kit_control import manifest
 from kit_control.context import build
+from support.cis import ACCEPTED, RULES, of_service
 from support.inventory import settings_of
 from support.kit import EXAMPLE, FIXTURE, IMAGES, Rendered, compose_of
 
-Service = dict[str, Any]
-
-# Docker's default capabilities; 5.4 allows a container to have these and no others.
-DEFAULT_CAPABILITIES = {
-    *("AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE"),
-    *("NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
-}
-FORBIDDEN_MOUNTS = {"/", "/boot", "/dev", "/etc", "/lib", "/proc", "/sys", "/usr", "/var/run/docker.sock"}
-
-
-def host_ports(service: Service) -> list[tuple[str, int]]:
-    """Published ports as (address, port on the host); no address means every one."""
-    published = []
-    for entry in service.get("ports", []):
-        *address, port, _container = str(entry).rsplit(":", 2)
-        published.append((address[0] if address else "0.0.0.0", int(port)))  # noqa: S104 - what Docker takes it for
-    return published
-
-
-def sources(service: Service) -> list[str]:
-    """What a service mounts."""
-    return [str(volume).split(":")[0] for volume in service.get("volumes", [])]
-
-
-RULES: dict[str, Callable[[Service], bool]] = {
-    "5.2 5.3 5.26 no new privileges": lambda s: "no-new-privileges:true" in s["security_opt"],
-    "5.4 capabilities": lambda s: s["cap_drop"] == ["ALL"] and set(s.get("cap_add", [])) <= DEFAULT_CAPABILITIES,
-    "5.5 5.10 5.16 5.17 5.21 5.31 no host namespaces": lambda s: (
-        not ({"privileged", "network_mode", "pid", "ipc", "uts", "userns_mode"} & set(s))
-    ),
-    "5.6 5.32 no system folders": lambda s: not (set(sources(s)) & FORBIDDEN_MOUNTS),
-    "5.8 no port under 1025": lambda s: all(port > 1024 for _address, port in host_ports(s)),
-    "5.9 5.14 no port on every address": lambda s: all(address == "127.0.0.1" for address, _port in host_ports(s)),
-    "5.11 memory limit": lambda s: bool(s.get("mem_limit")),
-    "5.12 CPU limit": lambda s: bool(s.get("cpus")),
-    "5.13 read-only root": lambda s: s.get("read_only") is True,
-    "5.15 restart policy": lambda s: s["restart"] == "unless-stopped",
-    "5.20 no shared propagation": lambda s: not any("shared" in str(volume) for volume in s.get("volumes", [])),
-    "5.22 5.25 seccomp and cgroup as given": lambda s: (
-        "cgroup_parent" not in s and not any("unconfined" in str(option) for option in s["security_opt"])
-    ),
-    "5.27 health check": lambda s: bool(s["healthcheck"]["test"]),
-    "5.29 process limit": lambda s: s.get("pids_limit", 0) > 0,
-    "log rotation": lambda s: s["logging"]["options"].keys() >= {"max-size", "max-file"},
-    "open file limit": lambda s: s["ulimits"]["nofile"] > 0,
-}
-# Which rule a service may break, and why.
-ACCEPTED = {
-    ("nginx", "5.8 no port under 1025"): "the site's own ports are 80 and 443",
-    (
-        "nginx",
-        "5.9 5.14 no port on every address",
-    ): "the site is there to be reached; release_bundle_edge_address narrows it",
-}
 CASES = [(env, name) for env in ("dev", "prod") for name in ("db", "web", "worker")]
 CASES += [("prod", "redis"), ("prod", "nginx")]
 
@@ -74,7 +19,7 @@ CASES += [("prod", "redis"), ("prod", "nginx")]
 @pytest.mark.parametrize(("env", "name"), CASES)
 def test_service_keeps_the_rule(env: str, name: str, rule: str, rendered: Rendered) -> None:
     service = compose_of(rendered(env, EXAMPLE))["services"][name]
-    assert RULES[rule](service) != ((name, rule) in ACCEPTED)
+    assert RULES[rule](of_service(service)) != ((name, rule) in ACCEPTED)
 
 
 @pytest.mark.parametrize("env", ["dev", "prod"])

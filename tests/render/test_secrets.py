@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 from kit_control import secret_store
-from support.kit import FIXTURE, ROOT, playbook
+from support.kit import FIXTURE, ROOT, copy_inventory, playbook
 
 CANARY = "canary-that-nobody-may-say-" + "c" * 40
 
@@ -19,7 +18,7 @@ def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("ANSIBLE_VAULT_PASSWORD_FILE", raising=False)
     for name in ("roles", "compose", "nginx", "Dockerfile", ".dockerignore", "image", "requirements"):
         (tmp_path / name).symlink_to(ROOT / name)
-    shutil.copytree(ROOT / "inventories/prod", tmp_path / "inventories/prod")
+    copy_inventory("prod", tmp_path / "inventories/prod")
     return tmp_path
 
 

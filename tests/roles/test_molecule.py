@@ -44,7 +44,7 @@ def bookworm() -> Iterator[Path]:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("role", ["base_images", "app_image", "release_bundle"])
+@pytest.mark.parametrize("role", ["base_images", "app_image", "release_bundle", "tls"])
 def test_role_on_this_machine(role: str, project: Path, tmp_path: Path) -> None:
     run_scenario(role, tmp_path, {"KIT_TEST_MANIFEST": str(project)}, LOCAL_SECONDS)
 

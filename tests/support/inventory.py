@@ -42,7 +42,8 @@ def variables_of(env: str, changes: Mapping[str, Any]) -> Templar:
     """
     _plugins()
     files = [ROOT / "roles/release_bundle/defaults/main.yml"]
-    files += sorted((ROOT / f"inventories/{env}/group_vars/all").glob("*.yml"))
+    folder = ROOT / f"inventories/{env}/group_vars/all"
+    files += sorted(path for path in folder.glob("*.yml") if path.name != "vault.yml")
     files += [ROOT / "playbooks/group_vars/all/kit.yml"]
     variables: dict[str, Any] = {
         "playbook_dir": str(ROOT / "playbooks"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -65,10 +66,13 @@ def playbook(
         f"@{extra}",
         *arguments,
     ]
+    # Somebody who works here may have secrets of the environment; the password of a vault that is read is wanted.
+    password = ROOT / ".vault" / env
+    vault = {"ANSIBLE_VAULT_PASSWORD_FILE": str(password)} if "/" not in env and password.is_file() else {}
     done = subprocess.run(
         [*command, f"playbooks/{name}.yml"],
         cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "false", "LC_ALL": "C.UTF-8"},
+        env={**os.environ, **vault, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "false", "LC_ALL": "C.UTF-8"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -77,6 +81,18 @@ def playbook(
         check=False,
     )
     return Run(done.returncode, done.stdout)
+
+
+def copy_inventory(env: str, target: Path) -> None:
+    """Copy an environment's folder, without the secrets of whoever works here."""
+    shutil.copytree(ROOT / "inventories" / env, target, ignore=shutil.ignore_patterns("vault.yml"))
+
+
+def written_below(folder: Path) -> set[str]:
+    """Name the files below a build folder, but for the result that each run ends with."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {
+        f"{env}/result.json" for env in ENVIRONMENTS
+    }
 
 
 def secret_tokens(manifest: Path) -> dict[str, str]:
@@ -89,9 +105,10 @@ def secret_tokens(manifest: Path) -> dict[str, str]:
 
 def plain_values(manifest: Path) -> dict[str, str]:
     """Give each required variable of a manifest that only an inventory can fill a readable value, ``value-of-NAME``."""
+    form = {"email": "value-of-{}@example.com", "url": "https://value-of-{}.example.com"}
     variables: dict[str, dict[str, Any]] = yaml.safe_load(manifest.read_text())["variables"]
     return {
-        name: f"value-of-{name}"
+        name: form.get(variable["type"], "value-of-{}").format(name)
         for name, variable in variables.items()
         if variable.get("required") and not variable.get("secret") and not {"from", "default"} & set(variable)
     }

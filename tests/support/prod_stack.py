@@ -52,11 +52,12 @@ class ProdStack:
         """Name of a service's container."""
         return f"{self.project}-{service}-1"
 
-    def engine(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def engine(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Call the engine."""
         return subprocess.run(
             ["python3", "-m", "kit_engine", "--root", str(self.root), *words],
             env={**os.environ, "PYTHONPATH": str(PACKAGES)},
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=240,
@@ -153,8 +154,7 @@ def bring_up(scratch: Path, variables: Mapping[str, Any]) -> ProdStack:
 
 
 def _lay_out(root: Path) -> None:
-    """What a host's deploy root holds beside the bundle: nginx's files and a certificate."""
-    shutil.copytree(root / "nginx", root / "shared/nginx/conf")
+    """What a host's deploy root holds beside the bundle: a challenge's answer and a certificate."""
     (root / "shared/nginx/acme/.well-known/acme-challenge").mkdir(parents=True)
     (root / "shared/nginx/acme/.well-known/acme-challenge/token").write_text("proof")
     served = root / f"shared/nginx/ssl/{NAME}/1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +19,12 @@ START_SECONDS = 20
 
 
 @contextmanager
-def running(storage: Path) -> Iterator[str]:
+def running(storage: Path, account: str = "") -> Iterator[str]:
     """Run a registry.
 
     Args:
         storage: folder that keeps its images.
+        account: the one user who may do anything, ``<name>:<bcrypt hash>``; empty: everybody.
 
     Yields:
         Its host and port.
@@ -34,6 +36,10 @@ def running(storage: Path) -> Iterator[str]:
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {storage / 'images'}}}}}\n"
         f"http: {{addr: '127.0.0.1:{port}'}}\nlog: {{level: error}}\n"
     )
+    if account:
+        (storage / "accounts").write_text(f"{account}\n")
+        with config.open("a") as file:
+            file.write(f"auth: {{htpasswd: {{realm: test, path: {storage / 'accounts'}}}}}\n")
     serving = subprocess.Popen(
         [str(PROGRAM), "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -52,6 +58,9 @@ def _answers(port: int) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5) as answer:
             return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        # It asks for an account.
+        return error.code == 401
     except OSError:
         return False
 

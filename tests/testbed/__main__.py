@@ -4,10 +4,12 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from testbed.errors import TestbedError
 from testbed.flags import DISTROS
-from testbed.hosts import down, down_manual, up
+from testbed.hosts import CHECKOUT, down, down_manual, up
+from testbed.project import inventory_variables
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,12 +30,16 @@ def main(arguments: Sequence[str]) -> int:
         "--publish", type=int, action="append", default=[], metavar="PORT",
         help="a port inside the hosts to reach on 127.0.0.1; may be repeated",
     )  # fmt: skip
+    bring_up.add_argument(
+        "--manifest", type=Path, default=CHECKOUT / "app/deploy.yml",
+        help="the project that the inventory is filled in for",
+    )  # fmt: skip
     take_down = commands.add_parser("down", help="remove this checkout's hosts and all leftovers")
     take_down.add_argument("--run", help="only this run")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "up":
-            _up(chosen.hosts, chosen.distro, chosen.publish)
+            _up(chosen.hosts, chosen.distro, chosen.publish, chosen.manifest)
         elif chosen.run:
             print(f"{down(chosen.run)} host(s) of run {chosen.run} removed")
         else:
@@ -44,9 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _up(hosts: int, distro: str, publish: Sequence[int]) -> None:
+def _up(hosts: int, distro: str, publish: Sequence[int], manifest: Path) -> None:
     begun = time.monotonic()
-    run = up(hosts=hosts, distro=distro, publish=publish)
+    run = up(hosts=hosts, distro=distro, publish=publish, variables=inventory_variables(manifest))
     for host in run.hosts:
         print(f"{host.name}: {host.distro}, ssh -F {run.folder / 'ssh_config'} {host.name}")
         for inside, outside in host.ports.items():

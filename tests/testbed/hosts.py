@@ -184,13 +184,21 @@ class Run:
         return self.folder / "inventory.yml"
 
 
-def up(*, hosts: int = 1, distro: str = "trixie", publish: Sequence[int] = (), owner: str = MANUAL) -> Run:
+def up(
+    *,
+    hosts: int = 1,
+    distro: str = "trixie",
+    publish: Sequence[int] = (),
+    variables: Mapping[str, object] | None = None,
+    owner: str = MANUAL,
+) -> Run:
     """Bring up fresh hosts.
 
     Args:
         hosts: how many.
         distro: Debian code name, one of DISTROS.
         publish: ports inside each host that also stand on a port of 127.0.0.1 here.
+        variables: what the inventory says of the project, such as its host names.
         owner: MANUAL, or what `this_process()` gives: then the hosts are leftovers once it is dead.
 
     Returns:
@@ -213,7 +221,7 @@ def up(*, hosts: int = 1, distro: str = "trixie", publish: Sequence[int] = (), o
         _key_pair(folder / "id_ed25519", f"kit-testbed-{run_id}")
         names = [f"kit-testbed-{run_id}-{number}" for number in range(1, hosts + 1)]
         made = tuple(_create(name, distro, image, engine, folder, publish, owner) for name in names)
-        _write_access(folder, made)
+        _write_access(folder, made, variables or {})
         for host in made:
             host.wait()
     except BaseException:
@@ -245,13 +253,20 @@ def down(run_id: str) -> int:
 
 
 @contextmanager
-def borrowed(*, hosts: int = 1, distro: str = "trixie", publish: Sequence[int] = ()) -> Iterator[Run]:
+def borrowed(
+    *,
+    hosts: int = 1,
+    distro: str = "trixie",
+    publish: Sequence[int] = (),
+    variables: Mapping[str, object] | None = None,
+) -> Iterator[Run]:
     """Have hosts for a while: removed at the end, and by any later run should this process be killed.
 
     Args:
         hosts: how many.
         distro: Debian code name, one of DISTROS.
         publish: ports inside each host that also stand on a port of 127.0.0.1 here.
+        variables: what the inventory says of the project, such as its host names.
 
     Yields:
         The run.
@@ -259,7 +274,7 @@ def borrowed(*, hosts: int = 1, distro: str = "trixie", publish: Sequence[int] =
     Raises:
         TestbedError: as `up`.
     """
-    run = up(hosts=hosts, distro=distro, publish=publish, owner=this_process())
+    run = up(hosts=hosts, distro=distro, publish=publish, variables=variables, owner=this_process())
     try:
         yield run
     finally:
@@ -453,16 +468,24 @@ def _banner(port: int) -> bool:
         return False
 
 
-def _write_access(folder: Path, hosts: Sequence[Host]) -> None:
+def _address(name: str) -> str:
+    return docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name).strip()
+
+
+def _write_access(folder: Path, hosts: Sequence[Host], variables: Mapping[str, object]) -> None:
     entries: dict[str, dict[str, object]] = {}
     config = []
     for host in hosts:
         entries[host.name] = {
+            # Where its ports are seen as on a network; SSH goes through a port of this machine.
+            "smoke_address": _address(host.name),
             "ansible_host": LOOPBACK,
             "ansible_port": host.port,
             "ansible_user": USER,
             "ansible_ssh_private_key_file": str(folder / "id_ed25519"),
             "ansible_ssh_common_args": " ".join(host.ssh_options),
+            # Of the host and not of its group: those of an environment's group_vars would win over them.
+            **variables,
         }
         if host.ports:
             entries[host.name]["testbed_ports"] = dict(host.ports)
@@ -471,5 +494,7 @@ def _write_access(folder: Path, hosts: Sequence[Host]) -> None:
             f"  IdentityFile {folder / 'id_ed25519'}\n  IdentitiesOnly yes\n"
             f"  UserKnownHostsFile {folder / 'known_hosts'}\n  StrictHostKeyChecking yes\n"
         )
-    (folder / "inventory.yml").write_text(yaml.safe_dump({"app": {"hosts": entries}}, sort_keys=False))
+    (folder / "inventory.yml").write_text(
+        yaml.safe_dump({"app": {"hosts": entries, "vars": dict(variables)}}, sort_keys=False)
+    )
     (folder / "ssh_config").write_text("\n".join(config))

@@ -94,6 +94,17 @@ def test_every_mistake_is_reported_at_once_in_file_order(project: Path) -> None:
             ["reserved: web, db, redis, nginx"],
         ),
         (VALID + "smoke: [{name: a, path: /, status: 999}]\n", "6:28: smoke.0.status", ["999", "100 to 599"]),
+        (VALID + "smoke: [{name: a, path: /, login: token}]\n", "6:28: smoke.0.login", ["login: {token: {path: ...}}"]),
+        (
+            VALID + "smoke: [{name: a, path: /, method: POST}]\n",
+            "6:28: smoke.0.method",
+            ["writes: true", "status: 4xx"],
+        ),
+        (
+            VALID + "smoke: [{name: a, path: /, permissions: [shop.add_item]}]\n",
+            "6:28: smoke.0.permissions",
+            ["add writes: true"],
+        ),
         (VALID + "name: other\n", "6:1: name", ["written twice", "line 2"]),
         (
             VALID.replace("lock.txt", "gone.txt"),

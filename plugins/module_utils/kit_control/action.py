@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from ansible.plugins.action import ActionBase
 from kit_control import inputs, manifest
 from kit_control.errors import KitError
 from kit_control.settings import Settings
+
+SSH_PORT = 22
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ class KitAction(ActionBase):
     def address(self) -> str:
         """Where the task's host is reached."""
         return str(self._connection.get_option("host")) if self.is_remote else "this machine"
+
+    @property
+    def login_words(self) -> str:
+        """Arguments of ssh that lead to the task's host."""
+        user, port = self._connection.get_option("remote_user"), self._connection.get_option("port")
+        words = ["-p", str(port)] if port and int(port) != SSH_PORT else []
+        return shlex.join([*words, f"{user}@{self.address}" if user else self.address])
+
+    @property
+    def known_name(self) -> str:
+        """Name under which SSH keeps the host's key."""
+        port = self._connection.get_option("port")
+        return shlex.quote(f"[{self.address}]:{port}") if port and int(port) != SSH_PORT else self.address
 
     def work(self) -> dict[str, Any]:
         """Do what the plugin is for.

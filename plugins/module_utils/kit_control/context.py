@@ -127,7 +127,15 @@ def build(
         secrets={**secrets, **kit_secrets},
         missing=tuple(values.missing),
         description=description.describe(
-            manifest, settings, env, project, stack, images, source_owner, _health_host(settings, manifest)
+            manifest,
+            settings,
+            env,
+            project,
+            stack,
+            images,
+            source_owner,
+            _health_host(settings, manifest),
+            _domains(settings, data, values.missing),
         ),
         meanings=meanings,
     )
@@ -148,13 +156,16 @@ def _server_environment(settings: Settings, manifest: Manifest) -> dict[str, str
     }
 
 
-def _nginx(settings: Settings, data: Mapping[str, Any], name: str, missing: list[str]) -> dict[str, Any]:
+def _domains(settings: Settings, data: Mapping[str, Any], missing: list[str]) -> list[str]:
+    """The host names of the site."""
     domains = list(settings["domains"]) or list(data["domains"])
-    if not domains and "app_domains" in missing:
-        domains = [f"{MISSING}app_domains"]
+    return [f"{MISSING}app_domains"] if not domains and "app_domains" in missing else domains
+
+
+def _nginx(settings: Settings, data: Mapping[str, Any], name: str, missing: list[str]) -> dict[str, Any]:
     extra = data["nginx"]
     return {
-        "server_names": domains,
+        "server_names": _domains(settings, data, missing),
         "https_suffix": "" if settings["https_port"] == 443 else f":{settings['https_port']}",
         "backend": f"web:{WEB_CONTAINER_PORT}",
         "hsts_seconds": settings["hsts_seconds"],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kit_control.manifest import Manifest
 from kit_control.services import database_volume
-from kit_control.settings import APP_UID, IMAGE_STATIC, STATIC_ROOT, Owner, Settings
+from kit_control.settings import APP_UID, EDGE_UID, IMAGE_STATIC, STATIC_ROOT, Owner, Settings
 
 
 def describe(
@@ -19,13 +19,14 @@ def describe(
     images: Mapping[str, str],
     source_owner: Owner | None,
     health_host: str,
+    domains: Sequence[str],
 ) -> dict[str, Any]:
     data = manifest.data
     health = data["health"]
     if settings.has_edge:
-        # Docker's own word for every address is an empty one.
-        address = settings["edge_address"]
-        url = f"https://{address or '127.0.0.1'}:{settings['https_port']}"
+        # Docker publishes on every address where none is named.
+        address = settings["edge_address"] or "0.0.0.0"  # noqa: S104 - compared with others, not bound
+        url = f"https://{settings['edge_address'] or '127.0.0.1'}:{settings['https_port']}"
         ports = [
             _port(address, settings["http_port"], "nginx", "release_bundle_http_port"),
             _port(address, settings["https_port"], "nginx", "release_bundle_https_port"),
@@ -56,6 +57,7 @@ def describe(
         "first_admin": data.get("first_admin") if settings["django_env"] == "local" else None,
         "source": None,
         "app_files": None,
+        "edge": None,
         "limits": {
             "min_free_bytes": int(settings["min_free_bytes"]),
             "ready_timeout_seconds": int(settings["ready_timeout_seconds"]),
@@ -77,6 +79,8 @@ def describe(
             "build_commands": data["build"]["commands"],
             "uid": APP_UID,
         }
+    if settings.has_edge:
+        description["edge"] = {"domains": list(domains), "uid": EDGE_UID}
     if source_owner is not None:
         description["source"] = {
             "path": str(manifest.source),

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.utils.display import Display
 
 from kit_control import engine_archive, unreachable_host
@@ -25,6 +25,8 @@ _LEAVES_NOTHING = ("image-migrations", "plan", "preflight")
 LOOK_SECONDS, LOOK_SECONDS_REMOTE = 0.2, 1.5
 # A step that takes longer is shown before it has ended.
 PATIENCE_SECONDS = 3.0
+# How sudo words it that it does not let a user through, or is not there.
+_REFUSED_BY_SUDO = ("password", "sudoers", "not allowed", "not found")
 # What our own shell lines answer with, apart from the exit codes of engine and shell.
 _NO_PYTHON, _OLD_PYTHON, _OTHER_ENGINE = 95, 96, 97
 # Ends the engine's own words on standard error; what follows is its progress, which may have been shown already.
@@ -45,9 +47,10 @@ exit $code
 )
 _INSTALLED = (
     """sum=$1; shift
-printf '%s  %s\\n' "$sum" "$3" | sha256sum --check --status 2> /dev/null || exit """
+printf '%s  %s\\n' "$sum" "$3" | sha256sum --check --status 2> /dev/null || { cat > /dev/null; exit """
+    # Read first: a sender whose pipe breaks would not see why.
     + str(_OTHER_ENGINE)
-    + "\n"
+    + "; }\n"
     + _RUN
 )
 _HAS_PYTHON = f"""command -v "$python" > /dev/null || exit {_NO_PYTHON}
@@ -109,6 +112,9 @@ def call(
             temporary = [str(len(archive)), *arguments]
             done = _shown(action, _TEMPORARY, temporary, progress, archive + (stdin or b""))
     else:
+        if not action.is_remote:
+            # Made as the caller, although the engine may be root: what is rendered lies here too.
+            root.mkdir(parents=True, exist_ok=True)
         done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
         if done["rc"] == _OTHER_ENGINE:
             _demand(action, python, run(action, _INSTALL, [python, str(engine)], archive))
@@ -120,7 +126,9 @@ def call(
     return result
 
 
-def run(action: KitAction, script: str, words: list[str], stdin: bytes | None = None) -> dict[str, Any]:
+def run(
+    action: KitAction, script: str, words: list[str], stdin: bytes | None = None, *, as_root: bool = True
+) -> dict[str, Any]:
     """Run a shell script on the host, with the privileges of the task.
 
     Args:
@@ -128,20 +136,50 @@ def run(action: KitAction, script: str, words: list[str], stdin: bytes | None = 
         script: for sh; ``$1`` and so on are the words.
         words: its arguments.
         stdin: bytes for its standard input.
+        as_root: False for the login user's own privileges, whatever the task has.
 
     Returns:
         ``rc``, ``stdout`` and ``stderr``.
 
     Raises:
-        KitError: the host cannot be reached.
+        KitError: the host cannot be reached, or sudo there wants a password that was not given.
     """
     command = shlex.join(["sh", "-c", script, "kit", *words])
     try:
         # Without input Ansible asks SSH for a terminal, which would mix both streams.
-        done: dict[str, Any] = action._low_level_execute_command(command, in_data=stdin or b"\n")
+        done: dict[str, Any] = action._low_level_execute_command(command, sudoable=as_root, in_data=stdin or b"\n")
     except AnsibleConnectionFailure as error:
         raise unreachable(action, str(error)) from error
+    except AnsibleError as error:
+        # Ansible's own word for a sudo that asks: "Missing sudo password".
+        if "password" in str(error):
+            raise _no_root(action, str(error)) from error
+        raise
     return done
+
+
+def demand_root(action: KitAction, done: dict[str, Any]) -> None:
+    """Refuse what sudo refused.
+
+    Args:
+        action: whose host it was.
+        done: how the command ended.
+
+    Raises:
+        KitError: the login user may not become root.
+    """
+    said = str(done["stderr"])
+    if done["rc"] and "sudo" in said and any(word in said for word in _REFUSED_BY_SUDO):
+        raise _no_root(action, said)
+
+
+def _no_root(action: KitAction, said: str) -> KitError:
+    place = action.host if action.is_remote else "this machine"
+    return KitError(
+        "sudo",
+        f"The login user may not become root on {place}:\n    {unreachable_host.last_line(said)}",
+        "allow it (sudo without a password), or give the password: ARGS=--ask-become-pass",
+    )
 
 
 def unreachable(action: KitAction, said: str) -> KitError:
@@ -151,7 +189,7 @@ def unreachable(action: KitAction, said: str) -> KitError:
         action: whose host could not be reached.
         said: SSH's own words.
     """
-    return unreachable_host.explain(action.host, action.address, said)
+    return unreachable_host.explain(action.host, action.address, said, action.login_words, action.known_name)
 
 
 def _demand(action: KitAction, python: str, done: dict[str, Any], *, started: bool = False) -> None:
@@ -164,12 +202,7 @@ def _demand(action: KitAction, python: str, done: dict[str, Any], *, started: bo
         raise KitError("python", f"There is no `{python}` on {address}.", "apt-get install python3    (on the host)")
     if code == _OLD_PYTHON:
         raise KitError("python", f"`{python}` on {address} is older than 3.9.", "upgrade the host: Debian 12 has 3.11")
-    if "sudo" in said and any(word in said for word in ("password", "sudoers", "not allowed", "not found")):
-        raise KitError(
-            "sudo",
-            f"The login user may not become root on {address}:\n    {unreachable_host.last_line(said)}",
-            "allow it (sudo without a password), or give the password: ARGS=--ask-become-pass",
-        )
+    demand_root(action, done)
     if not started:
         raise KitError(
             "engine",
@@ -259,9 +292,10 @@ class _Shown:
             if not self._remote:
                 return Path(self._path).read_text(encoding="utf-8", errors="replace")[self._seen :]
             words = ["sh", "-c", 'cat "$1" 2> /dev/null', "kit", self._path]
-            return str(self._action._low_level_execute_command(shlex.join(words), in_data=b"\n")["stdout"])[
-                self._seen :
-            ]
+            # As the login user: the connection remembers one sign of success of sudo, and the call itself may still be
+            # waiting for its own.
+            done = self._action._low_level_execute_command(shlex.join(words), sudoable=False, in_data=b"\n")
+            return str(done["stdout"])[self._seen :]
         except (OSError, AnsibleConnectionFailure):
             # The call itself tells what is wrong; here only a look was missed.
             return ""

@@ -16,6 +16,9 @@ _PLACEHOLDER = re.compile(r"(?i)^(<.*>|change[-_ ]?me.*|replace[-_ ]?me.*|x{3,}|
 _IMAGE = re.compile(
     r"^([a-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
 )
+# How images come to hosts.
+DELIVERIES = ("build", "transfer", "registry")
+_REGISTRY = re.compile(r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-]+[a-z0-9]+)*)?/?$")
 # As Django's own check W009 asks of SECRET_KEY.
 _FEWEST_DIFFERENT = 5
 # Facts that an input of the role decides: a value beside it would let the two differ.
@@ -84,6 +87,34 @@ def host_problems(hosts: Mapping[str, tuple[str, str, str]], env: str) -> list[s
                 f"{seen[place]} and {name} are one host: {address} port {port}, {root}; take one of them out"
             )
         seen.setdefault(place, name)
+    return problems
+
+
+def delivery_problems(inputs: Mapping[str, str], env: str) -> list[str]:
+    """Say what is wrong with how images shall come to hosts.
+
+    Args:
+        inputs: app_image_delivery, app_image_registry, app_image_registry_user and app_image_registry_password, each
+            empty where it was not given.
+        env: name of the environment.
+    """
+    where = f"inventories/{env}/group_vars/all"
+    delivery, registry = inputs["app_image_delivery"], inputs["app_image_registry"]
+    if delivery not in ("", *DELIVERIES):
+        return [f"{where}: app_image_delivery is {delivery}; write one of: {', '.join(DELIVERIES)}"]
+    if delivery != "registry":
+        return []
+    problems = []
+    if not _REGISTRY.match(registry):
+        problems.append(
+            f"{where}: app_image_delivery is registry, and app_image_registry {registry or 'is empty'}; write its host "
+            "and path without a scheme, such as registry.example.com/team"
+        )
+    if bool(inputs["app_image_registry_user"]) != bool(inputs["app_image_registry_password"]):
+        problems.append(
+            f"{where}: app_image_registry_user and app_image_registry_password belong together; write both, the "
+            "password into the vault, or neither"
+        )
     return problems
 
 

@@ -237,9 +237,24 @@ def _cross_field_problems(raw: Mapping[str, Any], folder: Path) -> Iterator[tupl
             yield at, "'rotate_to' is for a value that the kit makes; add generate: 64"
         if "rotate_to" in variable and not (earlier.get("type") == "list" and earlier.get("secret")):
             yield (*at, "rotate_to"), "earlier values go to a variable with type: list and secret: true"
+    yield from _smoke_problems(raw)
     suppliers = [variable.get("from") for variable in variables.values()]
     if "database.host" in suppliers and "database.password" not in suppliers:
         yield ("variables",), "database.host is read, but no variable takes database.password"
+
+
+def _smoke_problems(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """A request that needs a login says how, and one that may change data is marked."""
+    for number, request in enumerate(raw.get("smoke", [])):
+        at = ("smoke", number)
+        login, writes = request.get("login", "none"), request.get("writes", False)
+        if login != "none" and login not in raw.get("login", {}):
+            yield (*at, "login"), f"the manifest does not say how that is done; add login: {{{login}: {{path: ...}}}}"
+        refused = request.get("status", 200) >= 400
+        if request.get("method", "GET") not in ("GET", "HEAD") and not writes and not refused:
+            yield (*at, "method"), "such a request may change data; add writes: true, or expect a refusal (status: 4xx)"
+        if request.get("permissions") and not (writes and login != "none"):
+            yield (*at, "permissions"), "permissions are for requests that write; add writes: true and a login"
 
 
 def _with_defaults(raw: Any, schema: Mapping[str, Any]) -> Any:

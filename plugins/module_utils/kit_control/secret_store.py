@@ -122,7 +122,9 @@ class VaultStore:
         content = self._content()
         before = content.get("vault_secrets", {})
         kept = {name: value for name, value in before.items() if as_text(value) == values.get(name)}
-        text = yaml.safe_dump({**content, "vault_secrets": {**values, **kept}}, sort_keys=True, allow_unicode=True)
+        text = yaml.safe_dump(
+            {**content, "vault_secrets": {**values, **kept}}, sort_keys=True, allow_unicode=True, explicit_start=True
+        )
         _write_private(self.path, self._vault().encrypt(text).decode())
 
     def _content(self) -> dict[str, Any]:

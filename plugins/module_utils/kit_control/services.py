@@ -13,6 +13,7 @@ from kit_control.settings import (
     DATABASE_STOP_GRACE_SECONDS,
     EDGE_HTTP_PORT,
     EDGE_HTTPS_PORT,
+    EDGE_UID,
     GRACEFUL_MARGIN_SECONDS,
     LOG_DIR,
     MEDIA_ROOT,
@@ -191,7 +192,7 @@ def edge(settings: Settings, data: Mapping[str, Any], images: Mapping[str, str])
     address = f"{settings['edge_address']}:" if settings["edge_address"] else ""
     return {
         "image": images["nginx"],
-        "user": "101:101",
+        "user": f"{EDGE_UID}:{EDGE_UID}",
         "init": True,
         "ports": [
             f"{address}{settings['http_port']}:{EDGE_HTTP_PORT}",

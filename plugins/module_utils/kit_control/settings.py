@@ -8,6 +8,8 @@ from typing import Any
 
 # The image's user, the same in every image so that host folders and secret files can be handed to it by number.
 APP_UID = 10001
+# The user that nginx runs as, and its certificate's key belongs to.
+EDGE_UID = 101
 # Where the Dockerfile collects static files; a release publishes them to the volume at STATIC_ROOT.
 IMAGE_STATIC = "/opt/static"
 STATIC_ROOT = "/var/app/static"

@@ -8,7 +8,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kit_engine import __version__, host_verbs, images_verbs, plan, prepare, release, status, verbs
+from kit_engine import (
+    __version__,
+    certificate_verbs,
+    facts,
+    host_verbs,
+    images_verbs,
+    plan,
+    prepare,
+    release,
+    status,
+    trial,
+    verbs,
+)
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError, UsageError
 from kit_engine.report import Report
@@ -22,10 +34,14 @@ Verb = Callable[[Docker, argparse.Namespace], None]
 _BY_REQUEST: dict[str, Callable[[argparse.Namespace], None]] = {
     "app-image": images_verbs.app_image_verb,
     "base-images": images_verbs.base_images,
+    "facts": facts.facts_verb,
+    "images": images_verbs.images,
+    "install-certificate": certificate_verbs.install_verb,
     "image-migrations": plan.image_migrations_verb,
     "plan": plan.plan_verb,
     "preflight": host_verbs.preflight_verb,
     "release": host_verbs.release_verb,
+    "trial": trial.trial_verb,
 }
 
 
@@ -113,6 +129,11 @@ def parser() -> argparse.ArgumentParser:
     destroy.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")
     add("status", status.status_verb, "show how the stack and its host are")
     add("migrate", verbs.migrate, "run the release commands (migrations) now")
+    shown = add(
+        "certificate", certificate_verbs.certificate_verb, "show the site's certificates, or bring one into use"
+    )
+    for name, text in (("chain", "full chain, the site's own first"), ("key", "its private key"), ("ca", "private CA")):
+        shown.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"{text} (PEM)")
     restart = add("restart", verbs.restart, "restart all services, or one")
     restart.add_argument("service", nargs="?")
     add("ps", verbs.ps, "list the containers", json=False)

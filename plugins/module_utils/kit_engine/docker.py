@@ -116,8 +116,8 @@ class Docker:
             env=self.env,
         )
 
-    def containers(self) -> list[Container]:
-        """List the stack's containers, running or not, without those of one-off commands.
+    def inspected(self) -> list[dict[str, Any]]:
+        """Give what Docker says of the stack's containers, without those of one-off commands.
 
         Raises:
             EngineError: the engine does not answer.
@@ -132,7 +132,15 @@ class Docker:
             return []
         # One of them may be gone in between: what is left is printed all the same.
         done = command.run(["docker", "inspect", "--type", "container", *ids])
-        found = [_container(item) for item in json.loads(done.out or "[]") if not _is_one_off(item)]
+        return [item for item in json.loads(done.out or "[]") if not _is_one_off(item)]
+
+    def containers(self) -> list[Container]:
+        """List the stack's containers, running or not, without those of one-off commands.
+
+        Raises:
+            EngineError: the engine does not answer.
+        """
+        found = [_container(item) for item in self.inspected()]
         order = {name: number for number, name in enumerate(self.stack.services)}
         return sorted(found, key=lambda item: (order.get(item.service, len(order)), item.name))
 

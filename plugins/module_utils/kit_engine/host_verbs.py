@@ -9,7 +9,18 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, current, preflight, readiness, release, releases, verbs
+from kit_engine import (
+    bundle,
+    certificate,
+    current,
+    edge,
+    image_transfer,
+    preflight,
+    readiness,
+    release,
+    releases,
+    verbs,
+)
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import CheckFailed, EngineError
@@ -18,18 +29,24 @@ from kit_engine.stack import Stack
 
 
 def preflight_verb(arguments: argparse.Namespace) -> None:
-    """Judge the host for a stack that it does not have yet, and tell what it has; the request is a stack.json."""
+    """Judge the host for a stack that it does not have yet, and tell what it has.
+
+    The request: ``stack`` (a stack.json) and, where they come from elsewhere, ``images`` (references of those that it
+    runs).
+    """
     root: Path = arguments.root.resolve()
-    wanted = stacks.read(json.loads(arguments.request)["stack"], root, root / stacks.CURRENT)
+    asked = json.loads(arguments.request)
+    wanted = stacks.read(asked["stack"], root, root / stacks.CURRENT)
     other = _other_project(wanted)
     if other:
         raise CheckFailed([other])
     docker = Docker(wanted)
     preflight.check(docker, delivered=False)
     report: Report = arguments.report
-    report.done(
-        {"changed": False, "time": time.time(), "current": _current(root)}, f"{wanted.project} can be deployed here."
-    )
+    images = image_transfer.result(image_transfer.standing(root, asked.get("images", [])))
+    there = {**_current(root), "certificate": _certificate(wanted)}
+    told = {"changed": False, "time": time.time(), "current": there, "images": images}
+    report.done(told, f"{wanted.project} can be deployed here.")
 
 
 def _other_project(wanted: Stack) -> Optional[EngineError]:
@@ -44,6 +61,13 @@ def _other_project(wanted: Stack) -> Optional[EngineError]:
         f"{wanted.root} on this host holds {there.name} ({there.env}), not {wanted.name} ({wanted.env}).",
         f"give this one a folder of its own: deploy_root: /srv/{wanted.project} in the inventory",
     )
+
+
+def _certificate(wanted: Stack) -> dict[str, Any]:
+    """Tell which certificate is installed, and whether it is what visitors get."""
+    if wanted.edge is None:
+        return {}
+    return certificate.facts(certificate.Place(wanted.root, wanted.name, wanted.edge.uid), wanted.probe)
 
 
 def _current(root: Path) -> dict[str, Any]:
@@ -65,7 +89,11 @@ def serves(docker: Docker) -> bool:
     """Tell whether every part of the stack is as it was brought up, and the site is ready."""
     stack = docker.stack
     as_noted = current.services(docker, docker.containers(), current.fingerprints(docker))
-    return set(stack.services) <= as_noted and readiness.ask(stack.probe, stack.probe.ready) is None
+    return (
+        set(stack.services) <= as_noted
+        and edge.is_current(stack)
+        and readiness.ask(stack.probe, stack.probe.ready) is None
+    )
 
 
 def release_verb(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from kit_engine import app_image
+from kit_engine import app_image, disk, image_registry, image_transfer
 from kit_engine.base_images import resolve
 from kit_engine.report import Report
 
@@ -26,3 +26,30 @@ def app_image_verb(arguments: argparse.Namespace) -> None:
     report: Report = arguments.report
     answer = app_image.ensure(app_image.Request(**json.loads(arguments.request)), sys.stdin.buffer, report)
     report.done(answer, str(answer["image"]["ref"]))
+
+
+def images(arguments: argparse.Namespace) -> None:
+    """Bring the images that a stack runs from its control node.
+
+    The request's ``mode``: ``ask`` tells what of ``refs`` is here; ``take`` takes a header line and pieces from
+    standard input; ``pull`` takes user and password of a registry from there and pulls ``images``.
+    """
+    report: Report = arguments.report
+    root: Path = arguments.root.resolve()
+    asked = json.loads(arguments.request)
+    if asked["mode"] == "ask":
+        told = image_transfer.standing(root, asked["refs"])
+    elif asked["mode"] == "take":
+        # Read to its end before anything is judged: a sender whose pipe breaks would hide the reason.
+        header, _, body = sys.stdin.buffer.read().partition(b"\n")
+        told = image_transfer.take(root, image_transfer.Header.read(header), body, report)
+    else:
+        given = json.loads(sys.stdin.buffer.read())
+        wanted = [image_registry.Pulled(one["ref"], one["source"], tuple(one["layers"])) for one in asked["images"]]
+        disk.demand(root, int(asked["min_free_bytes"]))
+        credential = image_registry.Credential(asked["registry"], given["user"], given["password"])
+        loaded = image_registry.pull(wanted, credential, report)
+        told = image_transfer.standing(root, [one.ref for one in wanted])
+        told.loaded = loaded
+    lacking = [ref for ref, there in told.images.items() if not there]
+    report.done(image_transfer.result(told), f"lacking: {', '.join(lacking)}" if lacking else "All images are here.")

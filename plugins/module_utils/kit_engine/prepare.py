@@ -14,6 +14,8 @@ from kit_engine.stack import Source, Stack
 
 # Compose mounts a secret's file as it is: readable by its one user, or by all inside a folder that only we may enter.
 OWNED_MODE, SHARED_MODE = 0o400, 0o444
+# nginx's files, certificates, and what an ACME client writes for port 80 to show.
+EDGE_FOLDERS = ("shared/nginx/conf", "shared/nginx/ssl", "shared/nginx/acme/.well-known/acme-challenge")
 
 
 def folders(stack: Stack) -> None:
@@ -27,6 +29,10 @@ def folders(stack: Stack) -> None:
     """
     (stack.root / "shared/compose").mkdir(parents=True, exist_ok=True)
     (stack.root / "records").mkdir(exist_ok=True)
+    if stack.has_edge:
+        # Compose would refuse to mount what is not there.
+        for name in EDGE_FOLDERS:
+            public_folder(stack.root, name)
     if stack.app_files is None:
         return
     logs, uid = stack.root / "shared/logs", stack.app_files.uid
@@ -40,6 +46,21 @@ def folders(stack: Stack) -> None:
             f"sudo chown {uid}:{uid} {logs}",
         )
     os.chown(logs, uid, uid)
+
+
+def public_folder(root: Path, name: str) -> None:
+    """Make a folder, and those it lies in, that containers' users can enter whatever our umask is.
+
+    Args:
+        root: the deploy root.
+        name: path below it.
+    """
+    path = root
+    for part in Path(name).parts:
+        path = path / part
+        if not path.is_dir():
+            path.mkdir(parents=True)
+            path.chmod(0o755)
 
 
 def give_back(root: Path) -> None:

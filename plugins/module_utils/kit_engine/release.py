@@ -10,6 +10,7 @@ from kit_engine import (
     command,
     current,
     database_password,
+    edge,
     preflight,
     prepare,
     readiness,
@@ -19,7 +20,7 @@ from kit_engine import (
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
-from kit_engine.stack import AppFiles
+from kit_engine.stack import EDGE, AppFiles
 
 # As `up` goes through them; the plural "services" of a step are named in the result.
 STEPS = ("check", "database", "migrate", "start", "ready")
@@ -80,6 +81,10 @@ def up(docker: Docker, report: Report) -> Changes:
         wanted = current.fingerprints(docker)
         unchanged = current.services(docker, before, wanted)
         anew = current.with_other_secrets(docker, before)
+        nginx = next((item for item in before if item.service == EDGE and EDGE in unchanged), None)
+        other_edge = edge.stage(docker, nginx)
+        if other_edge:
+            changes.prepared.append("shared/nginx/conf")
     with report.step("database"):
         remake(docker, before, stack.backing_services, anew)
         if not set(stack.backing_services) <= unchanged:
@@ -99,8 +104,12 @@ def up(docker: Docker, report: Report) -> Changes:
         if stack.app_files and (other_source or stack.web not in unchanged):
             publish_static(docker, stack.app_files)
         remake(docker, settled, stack.services[len(stack.backing_services) :], anew)
+        if other_edge and nginx is None:
+            edge.link(stack)
         if not set(stack.services) <= unchanged:
             start(docker, stack.services, "--remove-orphans")
+        if other_edge:
+            edge.activate(docker, settled)
         if other_source:
             reload(docker, settled)
     with report.step("ready"):

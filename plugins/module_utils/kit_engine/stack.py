@@ -12,6 +12,8 @@ from kit_engine.errors import EngineError
 FILE_NAME = "stack.json"
 # The link in a deploy root that leads to the release that serves.
 CURRENT = "current"
+# The service that stands before web.
+EDGE = "nginx"
 SCHEMA = 1
 
 
@@ -81,6 +83,14 @@ class AppFiles:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """nginx before web: the site's host names, and the number of the user that nginx runs as."""
+
+    domains: tuple[str, ...]
+    uid: int
+
+
+@dataclass(frozen=True)
 class Limits:
     """Free bytes wanted, and seconds until a started stack is ready and for one command inside a container."""
 
@@ -118,6 +128,7 @@ class Stack:
     first_admin: Admin | None
     source: Source | None
     app_files: AppFiles | None
+    edge: Edge | None
     limits: Limits
 
     @property
@@ -129,6 +140,11 @@ class Stack:
     def web(self) -> str:
         """The service that commands of the project run in."""
         return self.app_services[0]
+
+    @property
+    def has_edge(self) -> bool:
+        """Whether nginx stands before web."""
+        return EDGE in self.services
 
     @property
     def backing_services(self) -> tuple[str, ...]:
@@ -194,7 +210,7 @@ def read(data: Any, root: Path, bundle: Path) -> Stack:
 def _stack(reader: _Reader, root: Path, bundle: Path) -> Stack:
     probe, limits = reader.part("probe"), reader.part("limits")
     database, admin, source = reader.maybe("database"), reader.maybe("first_admin"), reader.maybe("source")
-    files = reader.maybe("app_files")
+    files, edge = reader.maybe("app_files"), reader.maybe("edge")
     services, app_services = reader.texts("services"), reader.texts("app_services")
     if not app_services or not set(app_services) <= set(services):
         raise reader.wrong("app_services", "at least one of services")
@@ -244,6 +260,7 @@ def _stack(reader: _Reader, root: Path, bundle: Path) -> Stack:
             build_commands=files.commands("build_commands"),
             uid=files.number("uid"),
         ),
+        edge=None if edge is None else Edge(domains=edge.texts("domains"), uid=edge.number("uid")),
         limits=Limits(
             min_free_bytes=limits.number("min_free_bytes"),
             ready_timeout_seconds=limits.number("ready_timeout_seconds"),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import ssl
 import time
 from calendar import timegm
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import command, releases, verbs
+from kit_engine import certificate, command, releases, verbs
 from kit_engine import readiness as ready
 from kit_engine.docker import Container, Docker
 from kit_engine.stack import Stack
@@ -68,48 +67,19 @@ def release_of(stack: Stack) -> Optional[dict[str, Any]]:
 
 
 def certificates(stack: Stack) -> list[dict[str, Any]]:
-    """List the certificates that nginx serves, with the days that each has left.
+    """List the certificates that nginx uses, with the days that each has left.
 
     Args:
         stack: whose.
 
     Returns:
-        ``name`` and ``days_left``, below zero for one that has run out; ``problem`` where it cannot be read. Nothing
-        for a stack without nginx.
+        ``name`` and ``days_left``, below zero for one that has run out. Nothing for a stack without nginx, or where
+        none can be read.
     """
-    if "nginx" not in stack.services:
+    if stack.edge is None:
         return []
-    found = []
-    for path in sorted(stack.root.glob("shared/nginx/ssl/*/current/fullchain.pem")):
-        entry: dict[str, Any] = {"name": path.parents[1].name, "days_left": None, "problem": ""}
-        try:
-            entry["days_left"] = int((not_after(path) - time.time()) // 86400)
-        except (OSError, ValueError) as error:
-            entry["problem"] = str(error)
-        found.append(entry)
-    return found
-
-
-def not_after(path: Path) -> float:
-    """Read until when the first certificate of a PEM file is valid.
-
-    Args:
-        path: such as a ``fullchain.pem``.
-
-    Returns:
-        Seconds since 1970.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it holds no certificate.
-    """
-    path.read_bytes()
-    # The only reader of the standard library for a certificate that nobody vouches for.
-    decode = ssl._ssl._test_decode_cert  # type: ignore[attr-defined]
-    try:
-        return float(ssl.cert_time_to_seconds(decode(str(path))["notAfter"]))
-    except ssl.SSLError as error:
-        raise ValueError(f"{path} holds no certificate: {error.args[0]}") from None
+    rows = certificate.installed(certificate.Place(stack.root, stack.name, stack.edge.uid))
+    return [{"name": stack.name, "days_left": row["days_left"]} for row in rows if row["current"]]
 
 
 def last_backup(_stack: Stack) -> Optional[dict[str, Any]]:
@@ -206,15 +176,13 @@ def host_lines(stack: Stack, told: dict[str, Any]) -> list[str]:
     lines = []
     for one in told["certificates"]:
         days = one["days_left"]
-        if days is None:
-            left = f"cannot be read: {one['problem']}"
-        elif days < 0:
+        if days < 0:
             left = f"EXPIRED {-days} days ago"
         else:
             left = f"{days} days left" + (" (soon over)" if days < FEW_DAYS else "")
         lines.append(f"  certificate  {one['name']}: {left}")
-    if "nginx" in stack.services and not told["certificates"]:
-        lines.append("  certificate  none is there")
+    if stack.has_edge and not told["certificates"]:
+        lines.append("  certificate  none that can be read")
     lines.append("  backup       " + (str(told["backup"]["text"]) if told["backup"] else "none is known"))
     for one in told["disks"]:
         low = f"    LOW: a deploy wants {stack.limits.min_free_bytes / GIB:.1f} GiB" if one["low"] else ""

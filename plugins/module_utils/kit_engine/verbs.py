@@ -130,6 +130,9 @@ def manage(docker: Docker, arguments: argparse.Namespace) -> None:
 def site_url(docker: Docker) -> str:
     """Give the address that people open: the probe's, by the name that the site answers to."""
     probe = docker.stack.probe
+    if docker.stack.has_edge:
+        port = probe.url.rpartition(":")[2]
+        return f"https://{probe.host}" + ("" if port == "443" else f":{port}")
     return probe.url.replace("127.0.0.1", "localhost") if probe.host == "localhost" else probe.url
 
 

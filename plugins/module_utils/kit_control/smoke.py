@@ -1,0 +1,159 @@
+"""The smoke checks after a release: how each host is reached, and pytest over tests/smoke."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kit_control import smoke_report
+from kit_control.action import KitAction
+from kit_control.errors import KitError
+from kit_control.manifest import Manifest
+
+CHECKS = Path("tests/smoke")
+PLAN, RESULTS, JUNIT = "smoke-plan.json", "smoke.json", "smoke.xml"
+SCHEMA = 1
+_UNUSED = ("cacheprovider", "doctest", "legacypath", "logging", "pastebin", "unittest")
+# pytest's own words: all passed, some failed.
+_JUDGED = (0, 1)
+
+
+def connection_of(action: KitAction) -> dict[str, Any]:
+    """Describe how the task's host is reached, as Ansible itself would reach it.
+
+    Args:
+        action: the action plugin that asks; its connection is not used, only read.
+
+    Returns:
+        ``transport`` (``local`` or ``ssh``), ``address`` and ``arguments`` (words for ssh; never a secret).
+
+    Raises:
+        KitError: by a connection that the checks cannot take.
+    """
+    connection, host = action._connection, action.host
+    if not action.is_remote:
+        return {"transport": "local", "address": "", "arguments": []}
+    if connection.transport != "ssh":
+        raise KitError(
+            "smoke",
+            f"Host {host} is reached by connection {connection.transport}; the smoke checks know ssh and local.",
+            "ansible_connection: ssh    (in the inventory)",
+        )
+    if connection.get_option("password"):
+        raise KitError(
+            "smoke",
+            f"Host {host} is reached with a password; the smoke checks sign in by key.",
+            f"ssh-copy-id {action.address}    (brings your key there)",
+        )
+    # Port, user, key, host key file and the control socket that is open already: everything stands in these words.
+    words = [word.decode() for word in connection._build_command("ssh", "ssh", action.address)]
+    arguments = [word for word in words[1:-1] if not re.fullmatch(r"-v+", word)]
+    return {"transport": "ssh", "address": action.address, "arguments": arguments}
+
+
+def expectations(project: Manifest) -> dict[str, Any]:
+    """Pick what the manifest promises of a running site.
+
+    Args:
+        project: the manifest.
+    """
+    supplied = {variable.get("from") for variable in project.data["variables"].values()}
+    return {
+        "login": project.data["login"],
+        "smoke": project.data["smoke"],
+        "static": project.data["static"]["url"],
+        "media": project.data["media"]["url"] if "media_root" in supplied else "",
+        "names_release": "release" in supplied,
+    }
+
+
+def write_plan(folder: Path, hosts: Sequence[Mapping[str, Any]]) -> Path:
+    """Write down what tests/smoke needs, so that it also runs by plain pytest.
+
+    Args:
+        folder: ``build/<env>``.
+        hosts: one entry a host; see tests/smoke/target.py.
+
+    Returns:
+        The file.
+    """
+    path = folder / PLAN
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(json.dumps({"schema": SCHEMA, "hosts": list(hosts)}, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def run(root: Path, plan: Path, *, gate: bool, limit: float, env: str) -> dict[str, Any]:
+    """Run the checks.
+
+    Args:
+        root: the kit's folder.
+        plan: of :func:`write_plan`; results go beside it.
+        gate: only those that a deploy waits for.
+        limit: seconds after which they are ended.
+        env: name of the environment, for the advice.
+
+    Returns:
+        The results, as they stand in smoke.json.
+
+    Raises:
+        KitError: they did not come to a verdict.
+    """
+    results = plan.with_name(RESULTS)
+    results.unlink(missing_ok=True)
+    words = [sys.executable, "-m", "pytest", str(CHECKS), f"--smoke-plan={plan}", "--tb=no", "-q", "-rN", "--no-header"]
+    # Other plugins, of the environment and of pytest itself, cost half of the gate's time, and none is used.
+    words += [word for name in _UNUSED for word in ("-p", f"no:{name}")] + (["-m", "gate"] if gate else [])
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    again = f"make smoke ENV={env}"
+    begun = time.monotonic()
+    try:
+        done = subprocess.run(  # noqa: S603 - a list of our own words
+            words,
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            timeout=limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise KitError("smoke", f"The smoke checks were given {limit:.0f} s and did not end.", again) from None
+    if done.returncode not in _JUDGED or not results.is_file():
+        last = "\n".join(f"    {line}" for line in done.stdout.splitlines()[-15:])
+        raise KitError("smoke", f"The smoke checks could not be run (pytest: {done.returncode}):\n{last}", again)
+    told: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+    # With pytest's own start, which a deploy waits for too.
+    return {**told, "seconds": round(time.monotonic() - begun, 2)}
+
+
+def last_was_good(folder: Path) -> bool:
+    """Tell whether nothing failed when the checks ran last, if they ever did."""
+    try:
+        return bool(json.loads((folder / RESULTS).read_text(encoding="utf-8"))["ok"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # A plan without results: they were cut off.
+        return not (folder / PLAN).exists()
+
+
+def failure(results: Mapping[str, Any], again: str) -> KitError:
+    """Say which checks failed.
+
+    Args:
+        results: of :func:`run`.
+        again: command that shows more.
+    """
+    lines = [f"  - {line}" for line in smoke_report.failed(results)]
+    what = "The release is up, but the smoke gate failed" if results["gate"] else "Smoke checks failed"
+    return KitError("smoke", f"{what}:\n" + "\n".join(lines), again)

@@ -1,0 +1,1 @@
+"""The kit on real hosts of the test bed, over SSH."""

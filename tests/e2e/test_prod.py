@@ -1,0 +1,225 @@
+"""The complete prod stack on an empty host that is reached by SSH alone, as its users bring it there.
+
+In the order of the file, on one host; the commit decides which Debian release it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+from fresh.documented import commands
+from kit_control import manifest
+from support import checkout, site
+from support.canary import Watch, public_places
+from support.checkout import Checkout, changed
+from support.kit import EXAMPLE, FIXTURE
+from support.kit import ROOT as KIT
+from testbed.fixtures import distros
+from testbed.hosts import Host, borrowed
+from testbed.project import DOMAIN, inventory_variables
+
+pytestmark = [pytest.mark.host, pytest.mark.slow]
+
+PROJECT = manifest.load(EXAMPLE).name
+ROOT = f"/srv/{PROJECT}"
+# A host is back in 5 s; its engine then starts five containers at once.
+REBOOT_SECONDS = 90
+
+
+@dataclass
+class Story:
+    """A host, the copy of the kit that deploys to it, and all that was printed so far."""
+
+    kit: Checkout
+    host: Host
+    said: list[str] = field(default_factory=list)
+
+    def type(self, command: str, variables: Mapping[str, str] | None = None, *, check: bool = True) -> str:
+        """Type a command; Ansible says all that it ever says, and what was printed is kept."""
+        loud = {"ANSIBLE_VERBOSITY": "4", "ANSIBLE_DIFF_ALWAYS": "1"}
+        told = self.kit.type(command, {**loud, **(variables or {})}, check=check)
+        self.said.append(told)
+        return told
+
+    def make(self, *words: str, env: str = "prod", check: bool = True) -> str:
+        """Type make for the host."""
+        return self.type(shlex.join(["make", *words, f"ENV={env}", "INVENTORY=hosts.yml"]), check=check)
+
+    def containers(self) -> dict[str, str]:
+        """Id of each service's container."""
+        told = self.host.run(
+            "sudo docker ps --no-trunc --format '{{.Label \"com.docker.compose.service\"}} {{.ID}}' "
+            f"--filter label=com.docker.compose.project={PROJECT.replace('_', '-')}-prod"
+        ).stdout
+        return dict(line.split() for line in told.splitlines())
+
+    def ask(self, path: str) -> tuple[int, bytes]:
+        """Ask the site from here, over TLS."""
+        answer, body = site.ask(self.host.ports[443], path, host=DOMAIN)
+        return answer.status, body
+
+    def release(self) -> str:
+        """The release that answers."""
+        status, body = self.ask("/health/ready")
+        assert status == 200, body
+        return str(json.loads(body)["release"])
+
+
+@pytest.fixture(scope="module", params=distros())
+def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """An empty host, watched for secrets from its first to its last moment."""
+    kit = checkout.copy(tmp_path_factory.mktemp("kit") / "checkout")
+    with borrowed(distro=request.param, publish=(80, 443), variables=inventory_variables(EXAMPLE)) as run:
+        shutil.copyfile(run.inventory, kit.path / "hosts.yml")
+        (kit.path / ".git/info/exclude").write_text(".venv\nhosts.yml\n")
+        yield Story(kit, run.hosts[0])
+
+
+@pytest.fixture(scope="module")
+def deployed(story: Story) -> Story:
+    """The host after what docs/OPERATIONS.md tells its owner to type, line by line."""
+    first, *others = commands(KIT / "docs/OPERATIONS.md", marked_only=False)
+    assert first == "make secrets ENV=prod INVENTORY=hosts.yml"
+    story.type(first)
+    secrets = story.kit.secrets("prod")
+    assert len(secrets) >= 4
+    for command in others:
+        with Watch(story.host, secrets) as watch:
+            story.type(command)
+        assert watch.told["looks"] > 3
+        assert watch.told["found"] == {}, command
+    return story
+
+
+def test_a_second_run_changes_nothing(deployed: Story) -> None:
+    before = deployed.containers()
+    assert sorted(before) == ["db", "nginx", "redis", "web", "worker"]
+    for target in ("provision", "deploy"):
+        assert changed(deployed.make(target)) == {0}, target
+    assert deployed.containers() == before
+
+
+def test_a_change_of_code_makes_the_apps_containers_anew_and_no_other(deployed: Story) -> None:
+    before, release = deployed.containers(), deployed.release()
+    page = deployed.kit.path / "app/templates/landing.html"
+    page.write_text(page.read_text() + "<!-- a new line -->\n")
+    sha = deployed.kit.commit("change a page")
+
+    deployed.make("deploy")
+
+    after = deployed.containers()
+    assert deployed.release() != release
+    assert deployed.release().endswith(sha[:7])
+    assert {name for name in after if after[name] == before[name]} == {"nginx", "db", "redis"}
+
+
+def test_a_changed_working_tree_is_refused_before_the_host_is_touched(deployed: Story) -> None:
+    stray = deployed.kit.path / "app/stray.py"
+    stray.write_text("x = 1\n")
+    told = deployed.make("deploy", check=False)
+    stray.unlink()
+    assert "has changes that no commit holds" in told
+    assert "DIRTY=1" in told
+
+
+def test_a_rotated_key_keeps_the_earlier_one_and_the_database_its_container(deployed: Story) -> None:
+    before, old = deployed.containers(), deployed.kit.secrets("prod")
+    deployed.make("secrets", "ROTATE=SECRET_KEY")
+    deployed.make("secrets", "ROTATE=DATABASE_PASSWORD")
+    new = deployed.kit.secrets("prod")
+    assert new["SECRET_KEY_FALLBACKS"] == old["SECRET_KEY"]
+    assert new["DATABASE_PASSWORD"] != old["DATABASE_PASSWORD"]
+
+    with Watch(deployed.host, {**new, "OLD": old["DATABASE_PASSWORD"]}) as watch:
+        deployed.make("deploy")
+
+    assert watch.told["found"] == {}
+    assert deployed.ask("/health/ready")[0] == 200
+    after = deployed.containers()
+    assert (after["db"], after["nginx"]) == (before["db"], before["nginx"])
+
+
+def test_the_jobs_of_pipelines_work_as_written(deployed: Story) -> None:
+    text = (KIT / "docs/CI.md").read_text()
+    github, gitlab = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    steps = [step["run"] for job in github["jobs"].values() for step in job["steps"] if "run" in step]
+    scripts = [line for job in gitlab.values() if isinstance(job, dict) for line in job["script"]]
+    assert set(steps) == set(scripts)
+    typed = [command for command in dict.fromkeys(steps) if command not in ("make lint", "make test")]
+    assert len(typed) == 4
+    release = deployed.release()
+    key = next(deployed.host.folder.glob("id_ed25519")).read_text()
+    given = {"VAULT_PASSWORD": (deployed.kit.path / ".vault/prod").read_text().strip(), "SSH_KEY": key}
+    for command in typed:
+        deployed.type(command, given)
+    assert deployed.release() == release
+    assert json.loads((deployed.kit.path / "build/prod/result.json").read_text())["code"] == "ok"
+
+
+def test_two_projects_live_side_by_side(deployed: Story) -> None:
+    before = deployed.containers()
+    guest = [
+        f"MANIFEST={FIXTURE.relative_to(KIT)}",
+        'ARGS=-e {"app_variables":{},"app_domains":["localhost"]}',
+    ]
+    deployed.make("secrets", *guest, env="dev")
+    deployed.make("deploy", *guest, env="dev")
+    told = deployed.host.run("curl -fsS -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/up")
+    assert told.stdout == "200"
+    assert changed(deployed.make("deploy", *guest, env="dev")) == {0}
+    assert deployed.containers() == before
+    assert deployed.ask("/health/ready")[0] == 200
+
+
+def test_another_projects_deploy_root_is_refused(deployed: Story) -> None:
+    given = json.dumps({"app_variables": {}, "app_domains": ["localhost"], "deploy_root": ROOT})
+    told = deployed.make("deploy", f"MANIFEST={FIXTURE.relative_to(KIT)}", f"ARGS=-e {given}", env="dev", check=False)
+    assert f"holds {PROJECT} (prod)" in told
+    assert deployed.ask("/health/ready")[0] == 200
+
+
+def test_everything_comes_back_after_a_reboot(deployed: Story) -> None:
+    release, before = deployed.release(), deployed.containers()
+    deployed.host.reboot()
+    end = time.monotonic() + REBOOT_SECONDS
+    while time.monotonic() < end:
+        try:
+            if deployed.ask("/health/ready")[0] == 200:
+                break
+        except OSError:
+            pass
+        time.sleep(0.5)
+    assert deployed.release() == release
+    assert deployed.containers() == before
+    assert changed(deployed.make("deploy")) == {0}
+
+
+def test_no_secret_was_said_or_lies_open(deployed: Story) -> None:
+    secrets = {**deployed.kit.secrets("prod"), **{f"dev {k}": v for k, v in deployed.kit.secrets("dev").items()}}
+    said = "\n".join(deployed.said)
+    assert len(said) > 100_000
+    assert [name for name, value in secrets.items() if value in said] == []
+    mine = deployed.kit.secrets("prod")
+    files, found = public_places(deployed.host, mine)
+    assert files > 100
+    assert found == []
+    reports = [
+        path for path in (deployed.kit.path / "build").rglob("*") if path.is_file() and path.stat().st_mode & 0o077
+    ]
+    assert [path for path in reports if any(value.encode() in path.read_bytes() for value in mine.values())] == []
+
+
+def test_records_tell_what_was_deployed(deployed: Story) -> None:
+    told = deployed.host.run(f"sudo cat {ROOT}/records/{deployed.release()}.json").stdout
+    record = json.loads(told)
+    assert (record["state"], record["env"], record["dirty"]) == ("good", "prod", False)
+    assert re.fullmatch("[0-9a-f]{40}", record["sha"])
+    assert record["seconds"]
