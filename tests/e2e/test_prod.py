@@ -49,9 +49,17 @@ class Story:
         self.said.append(told)
         return told
 
-    def make(self, *words: str, env: str = "prod", check: bool = True) -> str:
+    def make(self, *words: str, env: str = "prod", inventory: str = "hosts.yml", check: bool = True) -> str:
         """Type make for the host."""
-        return self.type(shlex.join(["make", *words, f"ENV={env}", "INVENTORY=hosts.yml"]), check=check)
+        return self.type(shlex.join(["make", *words, f"ENV={env}", f"INVENTORY={inventory}"]), check=check)
+
+    def guest(self, name: str, **variables: object) -> str:
+        """Write an inventory that brings the second project to the same host; returns its name."""
+        inventory = yaml.safe_load((self.kit.path / "hosts.yml").read_text())
+        given = {**inventory_variables(FIXTURE), "app_domains": ["localhost"], **variables}
+        inventory["app"]["hosts"][self.host.name].update(given)
+        (self.kit.path / name).write_text(yaml.safe_dump(inventory))
+        return name
 
     def containers(self) -> dict[str, str]:
         """Id of each service's container."""
@@ -79,7 +87,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     kit = checkout.copy(tmp_path_factory.mktemp("kit") / "checkout")
     with borrowed(distro=request.param, publish=(80, 443), variables=inventory_variables(EXAMPLE)) as run:
         shutil.copyfile(run.inventory, kit.path / "hosts.yml")
-        (kit.path / ".git/info/exclude").write_text(".venv\nhosts.yml\n")
+        (kit.path / ".git/info/exclude").write_text(".venv\nhosts.yml\nguest.yml\nintruder.yml\n")
         yield Story(kit, run.hosts[0])
 
 
@@ -164,24 +172,23 @@ def test_the_jobs_of_pipelines_work_as_written(deployed: Story) -> None:
     assert json.loads((deployed.kit.path / "build/prod/result.json").read_text())["code"] == "ok"
 
 
+GUEST = f"MANIFEST={FIXTURE.relative_to(KIT)}"
+
+
 def test_two_projects_live_side_by_side(deployed: Story) -> None:
-    before = deployed.containers()
-    guest = [
-        f"MANIFEST={FIXTURE.relative_to(KIT)}",
-        'ARGS=-e {"app_variables":{},"app_domains":["localhost"]}',
-    ]
-    deployed.make("secrets", *guest, env="dev")
-    deployed.make("deploy", *guest, env="dev")
+    before, inventory = deployed.containers(), deployed.guest("guest.yml")
+    for target in ("secrets", "deploy"):
+        deployed.make(target, GUEST, env="dev", inventory=inventory)
     told = deployed.host.run("curl -fsS -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/up")
     assert told.stdout == "200"
-    assert changed(deployed.make("deploy", *guest, env="dev")) == {0}
+    assert changed(deployed.make("deploy", GUEST, env="dev", inventory=inventory)) == {0}
     assert deployed.containers() == before
     assert deployed.ask("/health/ready")[0] == 200
 
 
 def test_another_projects_deploy_root_is_refused(deployed: Story) -> None:
-    given = json.dumps({"app_variables": {}, "app_domains": ["localhost"], "deploy_root": ROOT})
-    told = deployed.make("deploy", f"MANIFEST={FIXTURE.relative_to(KIT)}", f"ARGS=-e {given}", env="dev", check=False)
+    inventory = deployed.guest("intruder.yml", deploy_root=ROOT)
+    told = deployed.make("deploy", GUEST, env="dev", inventory=inventory, check=False)
     assert f"holds {PROJECT} (prod)" in told
     assert deployed.ask("/health/ready")[0] == 200
 

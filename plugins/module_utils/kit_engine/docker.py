@@ -140,7 +140,7 @@ class Docker:
         Raises:
             EngineError: the engine does not answer.
         """
-        found = [_container(item) for item in self.inspected()]
+        found = [container_of(item) for item in self.inspected()]
         order = {name: number for number, name in enumerate(self.stack.services)}
         return sorted(found, key=lambda item: (order.get(item.service, len(order)), item.name))
 
@@ -242,7 +242,8 @@ def _is_one_off(item: Mapping[str, Any]) -> bool:
     return bool((item["Config"].get("Labels") or {}).get(ONE_OFF_LABEL) == "True")
 
 
-def _container(item: Mapping[str, Any]) -> Container:
+def container_of(item: Mapping[str, Any]) -> Container:
+    """Read what Docker says of a container."""
     config, state = item["Config"], item["State"]
     labels = config.get("Labels") or {}
     ports = item["HostConfig"].get("PortBindings") or {}

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, command, docker, ports, releases
+from kit_engine import bundle, command, docker, ports, readiness, releases
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.report import Report
@@ -82,7 +82,9 @@ def gather(found: Docker, *, static: bool) -> dict[str, Any]:
             "files": _hashes(stack),
             "nginx": _nginx(stack),
             "certificate": _certificate(stack),
-            "containers": [_container(item, processes[item["Id"]]) for item in items],
+            "containers": [
+                {**_container(item, processes[item["Id"]]), "health": _health(found, item)} for item in items
+            ],
             "images": images,
             "networks": networks,
             "listening": [{"address": address, "port": port} for address, port in sorted(set(listening()))],
@@ -121,6 +123,12 @@ def _address(number: str, family: int) -> str:
     return socket.inet_ntop(family, struct.pack(f"={len(words)}I", *words))
 
 
+def _health(found: Docker, item: Mapping[str, Any]) -> str:
+    """Docker's word; of one that has just started, what its own check says now."""
+    told = docker.container_of(item)
+    return "healthy" if told.health == "starting" and readiness.is_healthy(found, told) else told.health
+
+
 def _container(item: Mapping[str, Any], processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     config, state, host = item["Config"], item["State"], item["HostConfig"]
     labels = config.get("Labels") or {}
@@ -135,7 +143,6 @@ def _container(item: Mapping[str, Any], processes: Sequence[Mapping[str, Any]]) 
         "reference": config["Image"],
         "state": state["Status"],
         "exit_code": state.get("ExitCode", 0),
-        "health": (state.get("Health") or {}).get("Status", ""),
         "out_of_memory": bool(state.get("OOMKilled")),
         "restarts": item.get("RestartCount", 0),
         "user": config.get("User", ""),

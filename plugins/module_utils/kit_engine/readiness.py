@@ -41,7 +41,7 @@ def wait_healthy(docker: Docker, service: str, restarts: Mapping[str, int]) -> N
             raise _gave_up(docker, service, None, "has no container")
         for container in containers:
             _refuse_broken(docker, container, restarts.get(container.id, 0))
-        if all(_is_healthy(docker, container) for container in containers):
+        if all(is_healthy(docker, container) for container in containers):
             return
         if time.monotonic() > end:
             raise _gave_up(docker, service, containers[0], f"is not healthy after {limit} s")
@@ -126,7 +126,16 @@ def _connect(probe: Probe) -> http.client.HTTPConnection:
     return connection
 
 
-def _is_healthy(docker: Docker, container: Container) -> bool:
+def is_healthy(docker: Docker, container: Container) -> bool:
+    """Tell whether a container passes its health check now, which Docker itself may say seconds later.
+
+    Args:
+        docker: the stack's containers.
+        container: one of them.
+
+    Raises:
+        EngineError: the check took too long.
+    """
     if not container.running:
         return False
     if container.health == "healthy" or not container.health_command:
