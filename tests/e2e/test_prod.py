@@ -229,4 +229,5 @@ def test_records_tell_what_was_deployed(deployed: Story) -> None:
     record = json.loads(told)
     assert (record["state"], record["env"], record["dirty"]) == ("good", "prod", False)
     assert re.fullmatch("[0-9a-f]{40}", record["sha"])
+    assert re.fullmatch("sha256:[0-9a-f]{64}", record["image_id"])
     assert record["seconds"]

@@ -22,7 +22,7 @@ from kit_engine import (
     verbs,
 )
 from kit_engine import stack as stacks
-from kit_engine.docker import Docker
+from kit_engine.docker import Docker, image_id
 from kit_engine.errors import CheckFailed, EngineError
 from kit_engine.report import Report
 from kit_engine.stack import Stack
@@ -114,7 +114,7 @@ def release_verb(arguments: argparse.Namespace) -> None:
     record = known or releases.Record(
         id=given, started=releases.now(), configuration=bundle.hash_of(docker.stack.bundle), **facts
     )
-    record.state = "running"
+    record.state, record.image_id = "running", image_id(record.image)
     releases.write(root, record)
     try:
         changes = release.up(docker, report)

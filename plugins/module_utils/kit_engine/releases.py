@@ -28,7 +28,7 @@ class Record:
         id: ``YYYYMMDDTHHMMSSZ-<short git sha>``.
         ref: what was asked for, such as ``HEAD`` or a tag; ``sha`` is what it stood for.
         dirty: whether the working tree held more than that commit.
-        image: reference of the app's image.
+        image: reference of the app's image; ``image_id`` is the digest of its configuration, the same on every host.
         configuration: hash of the bundle's content.
         who: user and control node that deployed.
         started: UTC in ISO 8601; ``finished`` is empty while it runs.
@@ -43,6 +43,7 @@ class Record:
     sha: str = ""
     dirty: bool = False
     image: str = ""
+    image_id: str = ""
     configuration: str = ""
     who: str = ""
     started: str = ""
