@@ -35,7 +35,7 @@ parallel := -n $(or $(JOBS),2) --dist loadfile
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
 .PHONY: help setup requirements deploy plan render smoke secrets provision down destroy ps logs shell manage migrate restart \
-	status lint test test-fast test-fresh testbed-up testbed-down diagrams env-example
+	status lint test test-fast test-fresh test-hosts testbed-up testbed-down diagrams env-example
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -113,8 +113,11 @@ restart: $(login) ## Restart all services of ENV, or ARGS=service
 lint: .venv/.dev ## Check the style of everything
 	@./lint.sh
 
-test: test-engine ## Run every test; needs root or sudo for the engine
-	@$(BIN)/pytest $(parallel) $(ARGS)
+test: test-engine ## Run the tests, of those on fresh hosts one story in turn; needs root or sudo for the engine
+	@HOST_STORIES=turn $(BIN)/pytest $(parallel) $(ARGS)
+
+test-hosts: test-engine ## Run all tests on fresh hosts, on Debian 12 and 13
+	@FRESH_DISTROS=$(or $(FRESH_DISTROS),all) $(BIN)/pytest $(parallel) -m host $(ARGS)
 
 # What tests on the real engine stand on: the engine, and all base images.
 .PHONY: test-engine
@@ -127,7 +130,7 @@ test-fast: .venv/.dev ## Run the tests that need no engine
 	@$(BIN)/pytest $(parallel) -m 'not engine and not host' $(ARGS)
 
 test-fresh: test-engine ## Run the README's commands on fresh Debian 12 and 13 hosts
-	@FRESH_DISTROS=$(or $(FRESH_DISTROS),all) $(BIN)/pytest -m host $(ARGS)
+	@FRESH_DISTROS=$(or $(FRESH_DISTROS),all) $(BIN)/pytest tests/fresh $(ARGS)
 
 testbed-up: test-engine ## Bring up HOSTS= fresh hosts of DISTRO=trixie|bookworm
 	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie) $(if $(MANIFEST),--manifest '$(MANIFEST)')

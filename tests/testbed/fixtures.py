@@ -41,9 +41,24 @@ def distros() -> Sequence[str]:
     Returns:
         Code names for `pytest.fixture(params=...)`.
     """
+    return chosen_distros(os.environ.get("FRESH_DISTROS", ""), _commit())
+
+
+def turn(count: int) -> int:
+    """Tell whose turn it is among several, by the commit under test: a repetition takes the same one.
+
+    Args:
+        count: how many there are.
+
+    Returns:
+        A number from 0 to ``count`` - 1; apart from which release it is, so that all pairs have their turn.
+    """
+    return int(_commit() or "0", 16) // len(DISTROS) % count
+
+
+def _commit() -> str:
     words = ["git", "-C", str(CHECKOUT), "rev-parse", "--quiet", "--verify", "HEAD"]
-    commit = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
-    return chosen_distros(os.environ.get("FRESH_DISTROS", ""), commit)
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
 
 
 @pytest.fixture(scope="module", params=distros())

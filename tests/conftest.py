@@ -1,0 +1,33 @@
+"""Which of the stories on fresh hosts a run tells: each takes minutes, all of them more than a change should wait for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from testbed.fixtures import turn
+
+# By file, or by the start of a test's id. `make test` tells one in turn (HOST_STORIES=turn), `make test-hosts` all.
+STORIES = (
+    ("fresh/test_fresh.py",),
+    ("e2e/test_prod.py",),
+    ("e2e/test_provision.py", "e2e/test_image_delivery.py"),
+    ("e2e/test_on_host.py", "testbed/test_hosts.py", "roles/test_molecule.py::test_docker_host_on_a_fresh_host"),
+)
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the stories whose turn it is not."""
+    if os.environ.get("HOST_STORIES", "all") == "all":
+        return
+    told = STORIES[turn(len(STORIES))]
+    others = [one for story in STORIES if story != told for one in story]
+    left_out = [item for item in items if _name(item).startswith(tuple(others))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _name(item: pytest.Item) -> str:
+    return f"{item.path.relative_to(HERE).as_posix()}::{item.name}" if item.path.is_relative_to(HERE) else item.nodeid
