@@ -1,4 +1,4 @@
-"""Which of the stories on fresh hosts a run tells: each takes minutes, all of them more than a change should wait for."""
+"""Which story on a fresh host a run tells: each takes minutes, all of them more than a change should wait for."""
 
 from __future__ import annotations
 
