@@ -82,7 +82,8 @@ class Bed:
         """What is on the host: files with their times, without logs; folders, containers, images, volumes."""
         # A folder's time tells of a file that came and went.
         script = (
-            "sudo find /srv /tmp /var/tmp -path '*/shared/logs' -prune -o -type f -printf '%p %T@ %m %u\\n'"
+            "sudo find /srv /tmp /var/tmp -path '*/shared/logs' -prune -o -name 'runc-process*' -prune"
+            " -o -type f -printf '%p %T@ %m %u\\n'"
             " -o -printf '%p %m %u\\n' | grep -v ansible | sort"
             "; sudo docker ps -aq | sort; sudo docker image ls -q; sudo docker volume ls -q"
         )

@@ -179,7 +179,7 @@ def test_two_projects_live_side_by_side(deployed: Story) -> None:
     before, inventory = deployed.containers(), deployed.guest("guest.yml")
     for target in ("secrets", "deploy"):
         deployed.make(target, GUEST, env="dev", inventory=inventory)
-    told = deployed.host.run("curl -fsS -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/up")
+    told = deployed.host.run("curl -fsS -o /dev/null -w '%{http_code}' http://localhost:8000/up")
     assert told.stdout == "200"
     assert changed(deployed.make("deploy", GUEST, env="dev", inventory=inventory)) == {0}
     assert deployed.containers() == before

@@ -13,7 +13,7 @@ from testbed.hosts import CHECKOUT
 from fresh.deployment import Deployed
 from fresh.documented import commands
 
-pytestmark = [pytest.mark.host, pytest.mark.slow]
+pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timed]
 
 FIRST_DEPLOY_SECONDS = 240
 SECOND_DEPLOY_SECONDS = 10
