@@ -22,6 +22,7 @@ from kit_engine import certificate_checks, command, edge, prepare, x509
 from kit_engine.certificate_checks import Pair, Wanted
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
+from kit_engine.releases import sync_folder
 from kit_engine.stack import CURRENT, EDGE, Probe
 from kit_engine.x509 import Certificate
 
@@ -263,13 +264,13 @@ def _lay_down(place: Place, chain: list[Certificate], key: str) -> tuple[str, bo
         _write(incoming / CHAIN, "".join(one.pem for one in chain), CHAIN_MODE, None)
         _write(incoming / KEY, key, KEY_MODE, place.uid)
         incoming.chmod(FOLDER_MODE)
-        _sync(incoming)
+        sync_folder(incoming)
         shutil.rmtree(place.folder / name, ignore_errors=True)
         incoming.rename(place.folder / name)
     except BaseException:
         shutil.rmtree(incoming, ignore_errors=True)
         raise
-    _sync(place.folder)
+    sync_folder(place.folder)
     return name, True
 
 
@@ -302,7 +303,7 @@ def _lead(place: Place, folder: str) -> None:
     # Relative: in the container the folder lies elsewhere.
     new.symlink_to(folder)
     new.replace(place.link)
-    _sync(place.folder)
+    sync_folder(place.folder)
 
 
 def _go_back(place: Place, before: str, docker: Optional[Docker], *, reloaded: bool) -> None:
@@ -321,11 +322,3 @@ def _prune(place: Place, kept: Collection[str]) -> None:
     for path in place.folder.iterdir():
         if path.is_dir() and not path.is_symlink() and path.name not in kept:
             shutil.rmtree(path)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

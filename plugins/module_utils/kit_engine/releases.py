@@ -83,7 +83,7 @@ def receive(root: Path, wanted: str, configuration: str, stream: BinaryIO) -> st
         _host_files(incoming / bundle.HOST, root)
         given = _reserve(folder, wanted)
         (incoming / bundle.BUNDLE).rename(folder / given)
-        _sync(folder)
+        sync_folder(folder)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     return given
@@ -102,7 +102,7 @@ def switch(root: Path, release: str) -> None:
     new.unlink(missing_ok=True)
     new.symlink_to(Path(FOLDER, release))
     new.replace(link)
-    _sync(root)
+    sync_folder(root)
 
 
 def write(root: Path, record: Record) -> None:
@@ -161,7 +161,8 @@ def _make(folder: Path, mode: int) -> None:
         folder.chmod(mode)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have a folder's own entries on the disk, such as a name that was just replaced."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
