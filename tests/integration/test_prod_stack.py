@@ -190,6 +190,26 @@ def test_without_its_database_the_site_lives_and_is_not_ready(prod: ProdStack) -
     assert prod.ask("/health/ready")[0].status == 200
 
 
+def test_nginx_takes_other_files_by_reload_and_never_bad_ones(prod: ProdStack) -> None:
+    path = prod.root / "nginx/snippets/headers.conf"
+    before, container = path.read_text(), inspect(prod, "nginx")["Id"]
+    path.write_text(before + "add_header X-Kit-Test one always;\n")
+    assert prod.engine("up").returncode == 0
+    assert prod.ask("/nowhere")[0].headers["X-Kit-Test"] == "one"
+
+    path.write_text(before + "no_such_directive;\n")
+    refused = prod.engine("up")
+    assert refused.returncode != 0
+    assert "nginx refuses the release's configuration" in refused.stderr
+    assert "no_such_directive" in refused.stderr
+    assert prod.ask("/nowhere")[0].headers["X-Kit-Test"] == "one"
+
+    path.write_text(before)
+    assert prod.engine("up").returncode == 0
+    assert "X-Kit-Test" not in prod.ask("/nowhere")[0].headers
+    assert inspect(prod, "nginx")["Id"] == container
+
+
 def test_stop_is_clean_for_database_and_cache(prod: ProdStack) -> None:
     prod.ask("/")
     assert prod.engine("down").returncode == 0
