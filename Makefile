@@ -32,8 +32,9 @@ over_ssh = $(if $(vault),ANSIBLE_VAULT_PASSWORD_FILE=$(vault)) PYTHONPATH=plugin
 	--env '$(ENV)' $(if $(INVENTORY),--inventory '$(INVENTORY)') $(if $(MANIFEST),--manifest '$(MANIFEST)') $(if $(HOST),--host '$(HOST)')
 manage = $(if $(is_here),./docker-manage.sh $(ENV),$(over_ssh))
 login := environment $(if $(is_here),,.venv/.kit)
-# Most of a test's time is waiting for containers: two at once, a file's tests in one process since they share stacks.
-parallel := -n $(or $(JOBS),2) --dist loadfile
+# Most of a test's time is waiting for containers: three at once on two cores, a file's tests in one process since they
+# share stacks, in the order of tests/conftest.py.
+parallel := -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
 .PHONY: help setup requirements deploy plan render smoke secrets provision down destroy ps logs shell manage migrate restart \

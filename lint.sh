@@ -1,36 +1,45 @@
 #!/usr/bin/env bash
-# Every style check; goes on after a finding, so that one run shows all. Called by `make lint`.
+# Every style check, two at a time; goes on after a finding, so that one run shows all. Called by `make lint`.
 set -uo pipefail
 
 bin=.venv/bin
 export PATH="$PWD/$bin:$PATH" ANSIBLE_NOCOLOR=1
-failed=()
+names=()
+told=$(mktemp -d)
+trap 'rm -rf "$told"' EXIT
 
 check() {
   local name=$1
   shift
-  printf '%-14s' "$name"
-  if output=$("$@" 2>&1); then echo ok; else
-    echo FAILED
-    printf '%s\n' "$output"
-    failed+=("$name")
-  fi
+  names+=("$name")
+  while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n; done
+  { "$@" >"$told/$name" 2>&1 && touch "$told/$name.ok"; } &
 }
 
+# The longest first.
+check "ansible-lint" ansible-lint --offline -q
+check "mypy" mypy plugins tests
 check "ruff" ruff check
 check "ruff format" ruff format --check
-check "mypy" mypy plugins tests
 check "yamllint" yamllint --strict .
-check "ansible-lint" ansible-lint --offline -q
 mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
 check "shellcheck" shellcheck "${scripts[@]}"
 check "hadolint" hadolint Dockerfile
 # Package versions are those of the Debian release that the base images are made of.
 check "base images" hadolint --ignore DL3008 plugins/module_utils/kit_engine/base_images/contexts/*/Dockerfile
-
 nginx_version=$(sed -n 's/^ *nginx: nginx:\([0-9.]*\).*/\1/p' roles/base_images/defaults/main.yml)
 check "gixy" gixy --nginx-version "$nginx_version" tests/render/golden/prod/nginx/nginx.conf
+wait
 
+failed=()
+for name in "${names[@]}"; do
+  if [ -f "$told/$name.ok" ]; then
+    printf '%-14sok\n' "$name"
+  else
+    printf '%-14sFAILED\n%s\n' "$name" "$(<"$told/$name")"
+    failed+=("$name")
+  fi
+done
 if [ "${#failed[@]}" -gt 0 ]; then
   printf 'make lint: %s failed\n' "${failed[*]}" >&2
   exit 1

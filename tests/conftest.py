@@ -18,8 +18,13 @@ STORIES = (
 HERE = Path(__file__).parent
 
 
+# Longest first, so that no process ends with a long file while the others have nothing left.
+ORDER = ("e2e", "roles", "testbed", "integration", "render", "structure", "unit")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the stories whose turn it is not."""
+    """Put the longest first, and leave out the stories whose turn it is not."""
+    items.sort(key=_rank)
     if os.environ.get("HOST_STORIES", "all") == "all":
         return
     told = STORIES[turn(len(STORIES))]
@@ -27,6 +32,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if _name(item).startswith(tuple(others))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
+    return ORDER.index(folder) if folder in ORDER else len(ORDER)
 
 
 def _name(item: pytest.Item) -> str:

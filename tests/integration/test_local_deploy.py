@@ -7,12 +7,11 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from kit_control.settings import APP_UID
 from support.engine_stack import docker
-from support.kit import EXAMPLE, FIXTURE, playbook
+from support.kit import EXAMPLE
 from support.local_stack import LocalStack, make, owners
 
 pytestmark = pytest.mark.engine
@@ -30,16 +29,6 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         stack.remove()
 
 
-@pytest.fixture
-def guestbook(tmp_path: Path) -> Iterator[LocalStack]:
-    """The second project, not deployed."""
-    stack = make(FIXTURE, tmp_path)
-    try:
-        yield stack
-    finally:
-        stack.remove()
-
-
 def answers(stack: LocalStack, path: str) -> bool:
     """Tell whether a page is there at this moment."""
     try:
@@ -48,7 +37,6 @@ def answers(stack: LocalStack, path: str) -> bool:
         return False
 
 
-@pytest.mark.timed
 class TestExample:
     """In the order of the file: each test goes on from what the one before it left."""
 
@@ -150,33 +138,3 @@ class TestExample:
         assert example.manage("destroy", "--confirm", "local").returncode == 0
 
         assert docker("volume", "ls", "--quiet", "--filter", f"name={example.project}") == ""
-
-
-def test_a_deploy_that_is_killed_is_finished_by_the_next(guestbook: LocalStack) -> None:
-    for seconds in (4, 7, 9, 11):
-        guestbook.deploy_and_kill(seconds)
-
-    run = guestbook.deploy()
-
-    assert run.code == 0, run.output
-    assert guestbook.get("/up").startswith("migrations: ")
-    secrets = (guestbook.root / "secrets.json").read_text()
-    guestbook.deploy_and_kill(6)
-    assert guestbook.deploy().code == 0
-    assert (guestbook.root / "secrets.json").read_text() == secrets
-
-
-def test_second_project_is_deployed_from_its_manifest_alone(guestbook: LocalStack) -> None:
-    run = guestbook.deploy()
-
-    assert run.code == 0, run.output
-    assert guestbook.get("/up").startswith("migrations: ")
-    assert "smoke gate: localhost: " in run.output
-    again = guestbook.deploy().output
-    assert re.findall(r"changed=(\d+)", again) == ["0"]
-    assert "smoke gate" not in again
-
-    given = {"project_manifest": str(guestbook.source / "deploy.yml")}
-    assert playbook("smoke", "local", given, scratch=guestbook.scratch).code == 0
-    found = json.loads((guestbook.root / "smoke.json").read_text())["hosts"]["localhost"]
-    assert ("request", "up", "passed") in {(one["check"], one["subject"], one["outcome"]) for one in found["checks"]}
