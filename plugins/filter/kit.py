@@ -11,7 +11,7 @@ from ansible.errors import AnsibleFilterError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import environment, image_names, manifest, services, source_version
+from kit_control import app_image, environment, image_names, manifest, services, source_version
 from kit_control.errors import KitError
 from kit_engine.base_images import resolve
 from kit_engine.errors import EngineError
@@ -65,9 +65,6 @@ def kit_planned_app(path: str, root: str, target: str, base: Mapping[str, Any]) 
     """Name the app's image as role app_image would, as far as that is known before the base image is there."""
     try:
         project = manifest.load(Path(path))
-        # Imported here: Docker's SDK takes a fifth of a second, and most plays never need it.
-        from kit_control import app_image
-
         return {"ref": app_image.plan(project, Path(root), target, base).ref}
     except KitError as error:
         raise AnsibleFilterError(str(error)) from error
@@ -94,6 +91,17 @@ def kit_delivered_images(
     return [{"ref": refs[name], "source": str(here[name]["ref"])} for name in names if name in refs]
 
 
+def kit_images_stand(bases: Mapping[str, Mapping[str, Any]], refs: Iterable[str], standing: Mapping[str, str]) -> bool:
+    """Tell whether a host has every image that its stack runs, so that none has to be made or brought.
+
+    Args:
+        bases: facts of the base images, by name; of one that was never brought here only its reference is known.
+        refs: references of the images that the stack runs.
+        standing: id of each image on the host by reference, as it told in preflight; empty where it is lacking.
+    """
+    return image_names.stand(bases, list(refs), standing)
+
+
 def kit_database_volume(name: str, env: str) -> str:
     """Name the database's volume on the host."""
     return services.database_volume(services.project_name(name, env), env)
@@ -110,6 +118,7 @@ class FilterModule:
             "kit_delivered_images": kit_delivered_images,
             "kit_environment": kit_environment,
             "kit_image_refs": kit_image_refs,
+            "kit_images_stand": kit_images_stand,
             "kit_manifest": kit_manifest,
             "kit_planned_app": kit_planned_app,
             "kit_planned_bases": kit_planned_bases,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
 from kit_control import inputs, manifest
 from kit_control.errors import KitError
@@ -80,6 +81,10 @@ class KitAction(ActionBase):
         """Name under which SSH keeps the host's key."""
         port = self._connection.get_option("port")
         return shlex.quote(f"[{self.address}]:{port}") if port and int(port) != SSH_PORT else self.address
+
+    def say(self, message: str) -> None:
+        """Show a line to whoever watches; a task that only prints costs as much as one that works."""
+        Display().display(f"    [{self.host}] {message}" if self.is_remote else f"    {message}")
 
     def work(self) -> dict[str, Any]:
         """Do what the plugin is for.

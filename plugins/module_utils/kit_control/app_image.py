@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docker.utils.build import exclude_paths
-
-from kit_control import source_version
+from kit_control import ignored_files, source_version
 from kit_control.errors import KitError
 from kit_control.manifest import Manifest
 from kit_control.settings import APP_UID, IMAGE_STATIC
@@ -137,7 +135,7 @@ def _build_script(build: Mapping[str, Any]) -> str:
 def _project_files(source: Path, common: Path, writable: Iterable[str]) -> dict[str, _Entry]:
     patterns = _patterns(common) + _patterns(source / ".dockerignore") + list(writable)
     files = {}
-    for name in exclude_paths(str(source), patterns):
+    for name in ignored_files.kept(source, patterns):
         path = source / name
         # A link is packed as what it leads to, and only if that lies inside.
         if path.is_file() and path.resolve().is_relative_to(source.resolve()):
