@@ -17,9 +17,9 @@ from kit_control.action import Inputs, KitAction
 
 
 class ActionModule(KitAction):
-    """Arguments: ``root``, ``python`` (as of kit_engine), ``in_place`` (it runs from where it was rendered), ``current``
-    (what the host told in preflight), ``record`` (the record of base images on this machine, empty where the host keeps
-    its own)."""
+    """Arguments: ``root``, ``python`` (as of kit_engine), ``in_place`` (it runs from where it was rendered),
+    ``current`` (what the host told in preflight), ``record`` (the record of base images on this machine, empty where
+    the host keeps its own)."""
 
     _VALID_ARGS = frozenset({"root", "python", "in_place", "current", "record"})
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
 from kit_control import app_image, environment, image_names, manifest, services, source_version
 from kit_control.errors import KitError
+from kit_engine.base_images import record as base_images_record
 from kit_engine.base_images import resolve
 from kit_engine.errors import EngineError
 
@@ -56,7 +57,7 @@ def kit_planned_bases(record: str, registry_refs: Mapping[str, str], source: str
         source: ``auto``, ``registry`` or ``packages``.
     """
     try:
-        return resolve.planned(resolve.read_record(Path(record)), registry_refs, source)
+        return resolve.planned(base_images_record.read_record(Path(record)), registry_refs, source)
     except EngineError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -1,7 +1,7 @@
 """Role inputs as Python reads them: the role's argument specification says which there are and what they may be.
 
-A deploy judges those of all its roles here, at once and before any host is touched. Ansible's own task for it, one a role,
-comes as late as the role and takes as long as a task that works.
+A deploy judges those of all its roles here, at once and before any host is touched. Ansible's own task for it comes as
+late as its role, and takes as long as a task that works.
 """
 
 from __future__ import annotations
