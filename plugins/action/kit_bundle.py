@@ -37,7 +37,7 @@ class ActionModule(KitAction):
         stack, settings, made = stack_of(given, writes=writes)
         images = images_of(settings)
         if deploying and not writes:
-            inputs.judge_others(root, env, self.variables, lambda name: self._templar.template(self.variables[name]))
+            inputs.judge_others(root, env, self.variables, self.value)
         if deploying:
             mistakes = inventory_checks.problems(project, settings, stack, env, images)
             _refuse_mistakes(mistakes, env)

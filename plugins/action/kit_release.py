@@ -37,7 +37,8 @@ class ActionModule(KitAction):
 
     def _on_host(self) -> dict[str, Any]:
         given, task = self.inputs(), self._task.args
-        source = app_image.project_files(given.project, given.root) if given.settings["source"] == "read_only" else None
+        mounted = self.value("release_bundle_source") == "read_only"
+        source = app_image.project_files(given.project, given.root) if mounted else None
         files = release_archive.bundle_files(given.folder, source)
         wanted = release_archive.configuration(files)
         there = task["current"]

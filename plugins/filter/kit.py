@@ -11,7 +11,7 @@ from ansible.errors import AnsibleFilterError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import app_image, environment, image_names, manifest, services, source_version
+from kit_control import app_image, environment, image_names, manifest, services, smoke, source_version
 from kit_control.errors import KitError
 from kit_engine.base_images import record as base_images_record
 from kit_engine.base_images import resolve
@@ -103,6 +103,11 @@ def kit_images_stand(bases: Mapping[str, Mapping[str, Any]], refs: Iterable[str]
     return image_names.stand(bases, list(refs), standing)
 
 
+def kit_smoke_passed(folder: str) -> bool:
+    """Tell whether nothing failed when the smoke checks of an environment ran last, by its folder of results."""
+    return smoke.last_was_good(Path(folder))
+
+
 def kit_database_volume(name: str, env: str) -> str:
     """Name the database's volume on the host."""
     return services.database_volume(services.project_name(name, env), env)
@@ -124,4 +129,5 @@ class FilterModule:
             "kit_planned_app": kit_planned_app,
             "kit_planned_bases": kit_planned_bases,
             "kit_registry_refs": kit_registry_refs,
+            "kit_smoke_passed": kit_smoke_passed,
         }

@@ -32,6 +32,13 @@ def specified(root: Path, role: str) -> dict[str, Any]:
     return options
 
 
+@cache
+def _defaults(root: Path, role: str) -> dict[str, Any]:
+    """Give a role's defaults as they stand there: templates are not filled in."""
+    content: dict[str, Any] = yaml_text.load((root / f"roles/{role}/defaults/main.yml").read_text(encoding="utf-8"))
+    return content
+
+
 def read(root: Path, env: str, names: Mapping[str, Any], value: Callable[[str], Any]) -> Settings:
     """Take the inputs of role release_bundle, checked and converted by its argument specification.
 
@@ -68,12 +75,12 @@ def judge_others(root: Path, env: str, names: Mapping[str, Any], value: Callable
     mistakes: list[str] = []
     for role in OTHER_ROLES:
         options = specified(root, role)
-        mine = {}
+        mine, own = {}, _defaults(root, role)
         for name in options:
-            if name in names:
+            # The role's own default is right, and takes its time to be filled in.
+            if name in names and names[name] != own.get(name):
                 with suppress(AnsibleUndefinedVariable):
                     mine[name] = value(name)
-        # Only what is given is judged: what is not is the role's own default.
         checked = ArgumentSpecValidator({name: options[name] for name in mine}).validate(mine)
         mistakes += checked.error_messages
     _refuse(mistakes, env)
