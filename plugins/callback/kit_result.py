@@ -8,6 +8,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
+from ansible import constants as C
 from ansible import context
 from ansible.plugins.callback import CallbackBase
 from kit_control.environment import environment_name
@@ -61,6 +62,12 @@ class CallbackModule(CallbackBase):
         given = play.get_variable_manager().get_vars(play=play).get("kit_build_root", self._folder.parent / "build")
         self._outcome = Outcome(self._playbook, env, Path(str(given), env))
         self._outcome.begin()
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        """Take the time; what is skipped takes none worth telling."""
+        # `meta` runs in Ansible itself.
+        if self._outcome and task.action not in C._ACTION_META:
+            self._outcome.step(task.get_name())
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """Take what went well."""

@@ -65,8 +65,7 @@ def kit_planned_bases(record: str, registry_refs: Mapping[str, str], source: str
 def kit_planned_app(path: str, root: str, target: str, base: Mapping[str, Any]) -> dict[str, str]:
     """Name the app's image as role app_image would, as far as that is known before the base image is there."""
     try:
-        project = manifest.load(Path(path))
-        return {"ref": app_image.plan(project, Path(root), target, base).ref}
+        return {"ref": app_image.name_of(Path(path), Path(root), target, str(base["ref"]))}
     except KitError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -23,6 +23,8 @@ ROLE = "release_bundle"
 # The others that a deploy goes through.
 OTHER_ROLES = ("docker_host", "base_images", "app_image", "tls", "release", "smoke")
 
+WIRING = Path("playbooks/group_vars/all/kit.yml")
+
 
 @cache
 def specified(root: Path, role: str) -> dict[str, Any]:
@@ -33,9 +35,9 @@ def specified(root: Path, role: str) -> dict[str, Any]:
 
 
 @cache
-def _defaults(root: Path, role: str) -> dict[str, Any]:
-    """Give a role's defaults as they stand there: templates are not filled in."""
-    content: dict[str, Any] = yaml_text.load((root / f"roles/{role}/defaults/main.yml").read_text(encoding="utf-8"))
+def _content(path: Path) -> dict[str, Any]:
+    """Give a file of variables as they stand there: templates are not filled in."""
+    content: dict[str, Any] = yaml_text.load(path.read_text(encoding="utf-8"))
     return content
 
 
@@ -75,10 +77,10 @@ def judge_others(root: Path, env: str, names: Mapping[str, Any], value: Callable
     mistakes: list[str] = []
     for role in OTHER_ROLES:
         options = specified(root, role)
-        mine, own = {}, _defaults(root, role)
+        mine, own = {}, (_content(root / f"roles/{role}/defaults/main.yml"), _content(root / WIRING))
         for name in options:
-            # The role's own default is right, and takes its time to be filled in.
-            if name in names and names[name] != own.get(name):
+            # The kit's own values are right, and take their time to be filled in.
+            if name in names and not any(name in ours and names[name] == ours[name] for ours in own):
                 with suppress(AnsibleUndefinedVariable):
                     mine[name] = value(name)
         checked = ArgumentSpecValidator({name: options[name] for name in mine}).validate(mine)
