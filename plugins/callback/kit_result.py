@@ -8,8 +8,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from ansible import constants as C
-from ansible import context
+from ansible import constants, context
 from ansible.plugins.callback import CallbackBase
 from kit_control.environment import environment_name
 from kit_control.errors import KitError
@@ -63,10 +62,10 @@ class CallbackModule(CallbackBase):
         self._outcome = Outcome(self._playbook, env, Path(str(given), env))
         self._outcome.begin()
 
-    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        """Take the time; what is skipped takes none worth telling."""
-        # `meta` runs in Ansible itself.
-        if self._outcome and task.action not in C._ACTION_META:
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:  # noqa: ARG002 - Ansible's own
+        """Take the time."""
+        # `meta` is no step: it runs in Ansible itself.
+        if self._outcome and task.action not in constants._ACTION_META:
             self._outcome.step(task.get_name())
 
     def v2_runner_on_ok(self, result: Any) -> None:
