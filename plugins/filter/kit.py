@@ -11,7 +11,7 @@ from ansible.errors import AnsibleFilterError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import app_image, environment, image_names, manifest, services, smoke, source_version
+from kit_control import app_image, certificates, environment, image_names, manifest, services, smoke, source_version
 from kit_control.errors import KitError
 from kit_engine.base_images import record as base_images_record
 from kit_engine.base_images import resolve
@@ -70,6 +70,17 @@ def kit_planned_app(path: str, root: str, target: str, base: Mapping[str, Any]) 
         raise AnsibleFilterError(str(error)) from error
 
 
+def kit_certificate_stands(there: Mapping[str, Any] | None, domains: Sequence[str], warn_days: int) -> bool:
+    """Tell whether a certificate that a host told of in preflight is served, fits, and is worth no word.
+
+    Args:
+        there: what it told; nothing where it was not asked.
+        domains: of the site.
+        warn_days: fewer days than these are warned of.
+    """
+    return bool(there) and certificates.stands(there or {}, domains, warn_days)
+
+
 def kit_image_refs(bases: Mapping[str, Mapping[str, Any]], app: Mapping[str, Any], delivery: str) -> dict[str, str]:
     """Collect the reference of each image on the host from what the roles base_images and app_image told."""
     return image_names.references(bases, app, delivery)
@@ -119,6 +130,7 @@ class FilterModule:
         """Offer the filters by name."""
         return {
             "kit_at_version": kit_at_version,
+            "kit_certificate_stands": kit_certificate_stands,
             "kit_database_volume": kit_database_volume,
             "kit_delivered_images": kit_delivered_images,
             "kit_environment": kit_environment,

@@ -36,8 +36,8 @@ def specified(root: Path, role: str) -> dict[str, Any]:
 
 @cache
 def _content(path: Path) -> dict[str, Any]:
-    """Give a file of variables as they stand there: templates are not filled in."""
-    content: dict[str, Any] = yaml_text.load(path.read_text(encoding="utf-8"))
+    """Give a file of variables as they stand there, if there is one: templates are not filled in."""
+    content: dict[str, Any] = yaml_text.load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content
 
 
