@@ -38,7 +38,7 @@ parallel := -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
 .PHONY: help setup requirements deploy plan render smoke secrets provision down destroy ps logs shell manage migrate restart \
-	status lint test test-fast test-fresh test-hosts testbed-up testbed-down diagrams env-example
+	status lint test test-fast test-fresh test-hosts testbed-up testbed-down bench diagrams env-example
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -141,6 +141,9 @@ testbed-up: test-engine ## Bring up HOSTS= fresh hosts of DISTRO=trixie|bookworm
 
 testbed-down: .venv/.dev ## Remove the hosts of testbed-up
 	@$(testbed) down
+
+bench: test-engine ## Measure an unchanged deploy, memory and requests on a host of its own; results in build/bench
+	@PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m bench
 
 env-example: .venv/.kit ## Write env/.env.example anew from the manifest
 	@PYTHONPATH=plugins/module_utils $(BIN)/python -m kit_control.env_example app/deploy.yml env/.env.example

@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import bundle, inventory_checks
+from kit_control import bundle, inputs, inventory_checks
 from kit_control.action import KitAction
 from kit_control.context import Stack
 from kit_control.errors import KitError
@@ -36,6 +36,8 @@ class ActionModule(KitAction):
         writes = not self._task.args.get("only_check", False) and not self._task.check_mode
         stack, settings, made = stack_of(given, writes=writes)
         images = images_of(settings)
+        if deploying and not writes:
+            inputs.judge_others(root, env, self.variables, self.value)
         if deploying:
             mistakes = inventory_checks.problems(project, settings, stack, env, images)
             _refuse_mistakes(mistakes, env)

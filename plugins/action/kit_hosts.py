@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 from kit_control import inventory_checks, source_version
 from kit_control.action import KitAction
 from kit_control.errors import KitError
+from kit_engine import docker_socket
 
 # An engine that is alive answers within 0.1 s.
 ENGINE_SECONDS = 10
@@ -41,7 +43,7 @@ class ActionModule(KitAction):
 
     def _refuse_changes(self, env: str) -> None:
         """HEAD means what people see before them: files that it lacks would silently stay behind."""
-        path = Path(self._value("kit_working_manifest_path"))
+        path = Path(self.value("kit_working_manifest_path"))
         changed = source_version.changes(path.parent)
         if changed:
             raise KitError(
@@ -51,9 +53,6 @@ class ActionModule(KitAction):
                 f"git commit them; or deploy the last commit: make deploy ENV={env} VERSION=$(git rev-parse HEAD); or "
                 f"the files as they are, and the release says so: make deploy ENV={env} DIRTY=1",
             )
-
-    def _value(self, name: str) -> Any:
-        return self._templar.template(self.variables[name])
 
     def _delivery_problems(self, env: str) -> list[str]:
         names = ("delivery", "registry", "registry_user", "registry_password")
@@ -81,6 +80,8 @@ class ActionModule(KitAction):
 
 def _engine_answers() -> bool:
     """Whether this user may use an engine of this machine; role docker_host sorts out the rest."""
+    if shutil.which("docker") and docker_socket.get("/version"):
+        return True
     try:
         words = ["docker", "version", "--format", "{{.Server.Version}}"]
         done = subprocess.run(words, capture_output=True, timeout=ENGINE_SECONDS, check=False)  # noqa: S603 - ours

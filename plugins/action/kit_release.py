@@ -17,15 +17,28 @@ from kit_control.action import Inputs, KitAction
 
 
 class ActionModule(KitAction):
-    """Arguments: ``root``, ``python`` (as of kit_engine), ``current`` (what the host told in preflight), ``record``
-    (the record of base images on this machine, empty where the host keeps its own)."""
+    """Arguments: ``root``, ``python`` (as of kit_engine), ``in_place`` (it runs from where it was rendered),
+    ``current`` (what the host told in preflight), ``record`` (the record of base images on this machine, empty where
+    the host keeps its own)."""
 
-    _VALID_ARGS = frozenset({"root", "python", "current", "record"})
+    _VALID_ARGS = frozenset({"root", "python", "in_place", "current", "record"})
 
     def work(self) -> dict[str, Any]:
-        """Compare, deliver, start; see the module's docstring."""
+        """Compare, deliver, start, and say where it is; see the module's docstring."""
+        told = self._in_place() if self._task.args["in_place"] else self._on_host()
+        if not told.get("failed") and told.get("message"):
+            self.say(str(told["message"]))
+        return told
+
+    def _in_place(self) -> dict[str, Any]:
+        if self._task.check_mode:
+            return {"skipped": True, "msg": "check mode: the engine's `up` was not run"}
+        return engine_call.call(self, Path(self._task.args["root"]), str(self._task.args["python"]), "up", [])
+
+    def _on_host(self) -> dict[str, Any]:
         given, task = self.inputs(), self._task.args
-        source = app_image.project_files(given.project, given.root) if given.settings["source"] == "read_only" else None
+        mounted = self.value("release_bundle_source") == "read_only"
+        source = app_image.project_files(given.project, given.root) if mounted else None
         files = release_archive.bundle_files(given.folder, source)
         wanted = release_archive.configuration(files)
         there = task["current"]

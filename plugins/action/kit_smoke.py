@@ -36,7 +36,8 @@ class ActionModule(KitAction):
             raise smoke.failure(results, self._again(given.env))
         counts = [f"{host}: {smoke_report.summary(told)}" for host, told in results["hosts"].items()]
         what = "smoke gate" if gate else "smoke checks"
-        return {"changed": False, "message": f"{what}: {'; '.join(counts)} ({results['seconds']:.1f} s)"}
+        self.say(f"{what}: {'; '.join(counts)} ({results['seconds']:.1f} s)")
+        return {"changed": False}
 
     def _folder(self) -> Path:
         return Path(self._templar.template(self.variables["kit_env_folder"]))

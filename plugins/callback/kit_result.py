@@ -8,7 +8,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from ansible import context
+from ansible import constants, context
 from ansible.plugins.callback import CallbackBase
 from kit_control.environment import environment_name
 from kit_control.errors import KitError
@@ -61,6 +61,12 @@ class CallbackModule(CallbackBase):
         given = play.get_variable_manager().get_vars(play=play).get("kit_build_root", self._folder.parent / "build")
         self._outcome = Outcome(self._playbook, env, Path(str(given), env))
         self._outcome.begin()
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:  # noqa: ARG002 - Ansible's own
+        """Take the time."""
+        # `meta` is no step: it runs in Ansible itself.
+        if self._outcome and task.action not in constants._ACTION_META:
+            self._outcome.step(task.get_name())
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """Take what went well."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,14 @@ from ansible.template import Templar
 
 # What the action plugins import; loaded here, it is there in every fork.
 from kit_control import app_image, engine_call, inventory_checks, rendering  # noqa: F401 - see above
+
+# Of playbooks/group_vars/all/kit.yml: what stays the same for a host from here on, each before what is made of it;
+# the images' names until the roles that make them tell others.
+WIRING = (
+    *("kit_root", "kit_env", "kit_build_root", "kit_version", "kit_working_manifest_path", "kit_manifest_path"),
+    *("kit_manifest", "kit_deploy_root", "kit_env_folder", "kit_in_place", "kit_bundle_folder", "kit_image_delivery"),
+    *("kit_image_host", "kit_image_root", "kit_base_images_record", "base_images_resolved", "app_image_resolved"),
+)
 
 DOCUMENTATION = """
 name: kit_warm
@@ -33,11 +42,23 @@ class CallbackModule(CallbackBase):
     CALLBACK_NAME = "kit_warm"
     CALLBACK_NEEDS_ENABLED = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._filled: set[tuple[str, str]] = set()
+
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Evaluate the manifest; it is kept by path and time (kit_control.manifest)."""
+        """Fill in the wiring of each host: a template is compiled at each reading, and these are read everywhere."""
         manager = play.get_variable_manager()
-        host = manager._inventory.get_host("localhost")
-        variables = manager.get_vars(play=play, host=host)
-        # A mistake in it is told by the task that reads it.
-        with suppress(AnsibleError):
-            Templar(play.get_loader(), variables=variables).template(variables.get("kit_manifest"))
+        for host in manager._inventory.get_hosts(play.hosts):
+            variables = manager.get_vars(play=play, host=host)
+            templar = Templar(play.get_loader(), variables=variables)
+            known = {name for of, name in self._filled if of == host.name}
+            filled = {}
+            for name in (name for name in WIRING if name in variables and name not in known):
+                # A mistake in it, or what only a later play knows, is told by the task that reads it.
+                with suppress(AnsibleError):
+                    filled[name] = variables[name] = templar.template(variables[name])
+            manager.set_nonpersistent_facts(host.name, filled)
+            self._filled |= {(host.name, name) for name in filled}
+        # What is there by now, a fork's collector passes over: its pages stay the parent's.
+        gc.freeze()

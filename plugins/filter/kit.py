@@ -11,8 +11,9 @@ from ansible.errors import AnsibleFilterError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import environment, image_names, manifest, services, source_version
+from kit_control import app_image, certificates, environment, image_names, manifest, services, smoke, source_version
 from kit_control.errors import KitError
+from kit_engine.base_images import record as base_images_record
 from kit_engine.base_images import resolve
 from kit_engine.errors import EngineError
 
@@ -56,7 +57,7 @@ def kit_planned_bases(record: str, registry_refs: Mapping[str, str], source: str
         source: ``auto``, ``registry`` or ``packages``.
     """
     try:
-        return resolve.planned(resolve.read_record(Path(record)), registry_refs, source)
+        return resolve.planned(base_images_record.read_record(Path(record)), registry_refs, source)
     except EngineError as error:
         raise AnsibleFilterError(str(error)) from error
 
@@ -64,13 +65,20 @@ def kit_planned_bases(record: str, registry_refs: Mapping[str, str], source: str
 def kit_planned_app(path: str, root: str, target: str, base: Mapping[str, Any]) -> dict[str, str]:
     """Name the app's image as role app_image would, as far as that is known before the base image is there."""
     try:
-        project = manifest.load(Path(path))
-        # Imported here: Docker's SDK takes a fifth of a second, and most plays never need it.
-        from kit_control import app_image
-
-        return {"ref": app_image.plan(project, Path(root), target, base).ref}
+        return {"ref": app_image.name_of(Path(path), Path(root), target, str(base["ref"]))}
     except KitError as error:
         raise AnsibleFilterError(str(error)) from error
+
+
+def kit_certificate_stands(there: Mapping[str, Any] | None, domains: Sequence[str], warn_days: int) -> bool:
+    """Tell whether a certificate that a host told of in preflight is served, fits, and is worth no word.
+
+    Args:
+        there: what it told; nothing where it was not asked.
+        domains: of the site.
+        warn_days: fewer days than these are warned of.
+    """
+    return bool(there) and certificates.stands(there or {}, domains, warn_days)
 
 
 def kit_image_refs(bases: Mapping[str, Mapping[str, Any]], app: Mapping[str, Any], delivery: str) -> dict[str, str]:
@@ -94,6 +102,22 @@ def kit_delivered_images(
     return [{"ref": refs[name], "source": str(here[name]["ref"])} for name in names if name in refs]
 
 
+def kit_images_stand(bases: Mapping[str, Mapping[str, Any]], refs: Iterable[str], standing: Mapping[str, str]) -> bool:
+    """Tell whether a host has every image that its stack runs, so that none has to be made or brought.
+
+    Args:
+        bases: facts of the base images, by name; of one that was never brought here only its reference is known.
+        refs: references of the images that the stack runs.
+        standing: id of each image on the host by reference, as it told in preflight; empty where it is lacking.
+    """
+    return image_names.stand(bases, list(refs), standing)
+
+
+def kit_smoke_passed(folder: str) -> bool:
+    """Tell whether nothing failed when the smoke checks of an environment ran last, by its folder of results."""
+    return smoke.last_was_good(Path(folder))
+
+
 def kit_database_volume(name: str, env: str) -> str:
     """Name the database's volume on the host."""
     return services.database_volume(services.project_name(name, env), env)
@@ -106,12 +130,15 @@ class FilterModule:
         """Offer the filters by name."""
         return {
             "kit_at_version": kit_at_version,
+            "kit_certificate_stands": kit_certificate_stands,
             "kit_database_volume": kit_database_volume,
             "kit_delivered_images": kit_delivered_images,
             "kit_environment": kit_environment,
             "kit_image_refs": kit_image_refs,
+            "kit_images_stand": kit_images_stand,
             "kit_manifest": kit_manifest,
             "kit_planned_app": kit_planned_app,
             "kit_planned_bases": kit_planned_bases,
             "kit_registry_refs": kit_registry_refs,
+            "kit_smoke_passed": kit_smoke_passed,
         }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
 from kit_control import inputs, manifest
 from kit_control.errors import KitError
@@ -26,7 +29,7 @@ class Inputs:
         folder: where its rendered files go.
         version: the git ref that was asked for; empty for the working tree.
         project: the manifest.
-        settings: inputs of role release_bundle.
+        read_settings: reads the inputs of role release_bundle; each is a template, so they take longer than most tasks.
     """
 
     root: Path
@@ -34,7 +37,16 @@ class Inputs:
     folder: Path
     version: str
     project: manifest.Manifest
-    settings: Settings
+    read_settings: Callable[[], Settings]
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Inputs of role release_bundle.
+
+        Raises:
+            KitError: one has a mistake.
+        """
+        return self.read_settings()
 
 
 class KitAction(ActionBase):
@@ -81,6 +93,10 @@ class KitAction(ActionBase):
         port = self._connection.get_option("port")
         return shlex.quote(f"[{self.address}]:{port}") if port and int(port) != SSH_PORT else self.address
 
+    def say(self, message: str) -> None:
+        """Show a line to whoever watches; a task that only prints costs as much as one that works."""
+        Display().display(f"    [{self.host}] {message}" if self.is_remote else f"    {message}")
+
     def work(self) -> dict[str, Any]:
         """Do what the plugin is for.
 
@@ -96,14 +112,14 @@ class KitAction(ActionBase):
         """Read the project and the environment from the variables that role release_bundle reads.
 
         Raises:
-            KitError: the manifest or an input has a mistake.
+            KitError: the manifest has a mistake.
         """
-
-        def value(name: str) -> Any:
-            return self._templar.template(self.variables[name])
-
+        value = self.value
         root, env = Path(value("kit_root")), str(value("kit_env"))
         project = manifest.load(Path(value("kit_manifest_path")))
-        settings = inputs.read(root, env, self.variables, value)
         folder, version = Path(value("kit_bundle_folder")), str(value("kit_version"))
-        return Inputs(root, env, folder, version, project, settings)
+        return Inputs(root, env, folder, version, project, lambda: inputs.read(root, env, self.variables, value))
+
+    def value(self, name: str) -> Any:
+        """Fill a variable in."""
+        return self._templar.template(self.variables[name])

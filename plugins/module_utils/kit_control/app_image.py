@@ -8,14 +8,13 @@ import shlex
 import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from docker.utils.build import exclude_paths
-
-from kit_control import source_version
+from kit_control import ignored_files, source_version
 from kit_control.errors import KitError
-from kit_control.manifest import Manifest
+from kit_control.manifest import Manifest, load
 from kit_control.settings import APP_UID, IMAGE_STATIC
 
 TARGETS = ("local", "dev", "release")
@@ -56,20 +55,7 @@ def plan(project: Manifest, root: Path, target: str, base: Mapping[str, Any]) ->
     Raises:
         KitError: a file that the manifest names is missing.
     """
-    files = _kit_files(project, root, target)
-    if target == "release":
-        files.update(_project_files(project.source, root / ".dockerignore", project.data["writable_paths"]))
-    packages = project.data["system_packages"]
-    arguments = {
-        "PYTHON_IMAGE": str(base["ref"]),
-        "PYTHON_VERSION": project.data["python"]["version"],
-        "BUILD_PACKAGES": " ".join(packages["build"]),
-        "RUN_PACKAGES": " ".join(packages["run"]),
-        "APP_UID": str(APP_UID),
-        "IMAGE_STATIC": IMAGE_STATIC,
-    }
-    content = _content_hash(files, arguments)
-    version = f"{target}-{content[:12]}"
+    files, arguments, version = _content(project, root, target, str(base["ref"]))
     return Plan(
         ref=f"{project.name}:{version}",
         target=target,
@@ -77,6 +63,40 @@ def plan(project: Manifest, root: Path, target: str, base: Mapping[str, Any]) ->
         labels=_labels(project, version, base),
         context=_archive(files),
     )
+
+
+@cache
+def name_of(manifest: Path, root: Path, target: str, base: str) -> str:
+    """Name an image; asked for again and again while Ansible runs, and answered from the files as they were first.
+
+    Args:
+        manifest: of the project.
+        root: the kit's folder, as of :func:`plan`.
+        target: one of :data:`TARGETS`.
+        base: reference of the Python base image.
+
+    Raises:
+        KitError: a file that the manifest names is missing.
+    """
+    project = load(manifest)
+    return f"{project.name}:{_content(project, root, target, base)[2]}"
+
+
+def _content(project: Manifest, root: Path, target: str, base: str) -> tuple[dict[str, _Entry], dict[str, str], str]:
+    """The files and arguments that an image is made of, and the tag that they give it."""
+    files = _kit_files(project, root, target)
+    if target == "release":
+        files.update(_project_files(project.source, root / ".dockerignore", project.data["writable_paths"]))
+    packages = project.data["system_packages"]
+    arguments = {
+        "PYTHON_IMAGE": base,
+        "PYTHON_VERSION": project.data["python"]["version"],
+        "BUILD_PACKAGES": " ".join(packages["build"]),
+        "RUN_PACKAGES": " ".join(packages["run"]),
+        "APP_UID": str(APP_UID),
+        "IMAGE_STATIC": IMAGE_STATIC,
+    }
+    return files, arguments, f"{target}-{_content_hash(files, arguments)[:12]}"
 
 
 @dataclass(frozen=True)
@@ -137,7 +157,7 @@ def _build_script(build: Mapping[str, Any]) -> str:
 def _project_files(source: Path, common: Path, writable: Iterable[str]) -> dict[str, _Entry]:
     patterns = _patterns(common) + _patterns(source / ".dockerignore") + list(writable)
     files = {}
-    for name in exclude_paths(str(source), patterns):
+    for name in ignored_files.kept(source, patterns):
         path = source / name
         # A link is packed as what it leads to, and only if that lies inside.
         if path.is_file() and path.resolve().is_relative_to(source.resolve()):

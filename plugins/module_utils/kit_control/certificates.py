@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,18 @@ def keeps(there: Mapping[str, Any], domains: Sequence[str], now: float) -> bool:
     if not there or float(there["not_after"]) <= now:
         return False
     return not certificate_checks.missing_names([str(name) for name in there["names"]], domains)
+
+
+def stands(there: Mapping[str, Any], domains: Sequence[str], warn_days: int) -> bool:
+    """Tell whether nothing is to be done or said where any certificate will do.
+
+    Args:
+        there: as of :func:`keeps`.
+        domains: of the site.
+        warn_days: fewer days than these until it expires are warned of.
+    """
+    good = keeps(there, domains, time.time()) and certificate_checks.days_left(float(there["not_after"])) >= warn_days
+    return good and there.get("served") is True
 
 
 def self_signed(domains: Sequence[str], days: int) -> Pair:

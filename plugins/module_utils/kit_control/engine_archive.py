@@ -9,7 +9,22 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "kit_engine"
 # Found on PATH, so that the file also starts by itself; hosts call it through their own python3 anyway.
 SHEBANG = b"#!/usr/bin/env python3\n"
-MAIN = "import sys\n\nfrom kit_engine.cli import main\n\nsys.exit(main(sys.argv[1:]))\n"
+# From an archive Python compiles all anew at each start. So where the same files lie beside it, in a folder named by
+# the hash of the archive, they are taken from there.
+MAIN = """\
+import hashlib
+import sys
+from pathlib import Path
+
+archive = Path(sys.path[0])
+beside = archive.parent / f".engine-{hashlib.sha256(archive.read_bytes()).hexdigest()}"
+if beside.is_dir():
+    sys.path.insert(0, str(beside))
+
+from kit_engine.cli import main
+
+sys.exit(main(sys.argv[1:]))
+"""
 # The oldest time a zip file can hold: the sources' own times differ from clone to clone.
 TIME = (1980, 1, 1, 0, 0, 0)
 MODE = 0o755

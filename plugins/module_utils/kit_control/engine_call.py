@@ -56,10 +56,18 @@ printf '%s  %s\\n' "$sum" "$3" | sha256sum --check --status 2> /dev/null || { ca
 _HAS_PYTHON = f"""command -v "$python" > /dev/null || exit {_NO_PYTHON}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || exit {_OLD_PYTHON}
 """
+# On a host, with its files compiled beside it (engine_archive.MAIN); in a deploy root here they could be root's.
 _INSTALL = (
-    "python=$1; engine=$2; set -e\n"
+    "python=$1; engine=$2; sum=$3; set -e\n"
     + _HAS_PYTHON
-    + """mkdir -p "${engine%/*}"; cat > "$engine.new"; chmod 0755 "$engine.new"; mv -f "$engine.new" "$engine"
+    + """bin=${engine%/*}; mkdir -p "$bin"; cat > "$engine.new"; chmod 0755 "$engine.new"
+if [ -n "$sum" ]; then
+  rm -rf "$bin"/.engine-*; umask 022
+  "$python" -m zipfile -e "$engine.new" "$bin/.engine-new"
+  "$python" -m compileall -q "$bin/.engine-new" > /dev/null
+  mv "$bin/.engine-new" "$bin/.engine-$sum"
+fi
+mv -f "$engine.new" "$engine"
 """
 )
 # The engine comes first on standard input, and just so much of it is read: the verb's own input follows.
@@ -117,7 +125,8 @@ def call(
             root.mkdir(parents=True, exist_ok=True)
         done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
         if done["rc"] == _OTHER_ENGINE:
-            _demand(action, python, run(action, _INSTALL, [python, str(engine)], archive))
+            installed = [python, str(engine), checksum if action.is_remote else ""]
+            _demand(action, python, run(action, _INSTALL, installed, archive))
             brought = True
             done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
     _demand(action, python, done, started=True)

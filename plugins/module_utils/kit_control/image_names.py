@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kit_engine.base_images.recipe import REPOSITORY
@@ -35,3 +35,16 @@ def references(bases: Mapping[str, Mapping[str, Any]], app: Mapping[str, Any], d
     """
     refs = {name: str(facts["ref"]) for name, facts in {**bases, "app": app}.items() if facts}
     return refs if delivery == "build" else {name: delivered(name, ref) for name, ref in refs.items()}
+
+
+def stand(bases: Mapping[str, Mapping[str, Any]], refs: Sequence[str], standing: Mapping[str, str]) -> bool:
+    """Tell whether a host has every image that its stack runs.
+
+    Args:
+        bases: facts of the base images, by name; one without an id was never brought to this machine, and its record,
+            which releases take along, is still to be written.
+        refs: references of those that the stack runs; each carries a hash of its content.
+        standing: id by reference on the host; empty where it is lacking.
+    """
+    used = [facts for name, facts in bases.items() if name == "python" or delivered(name, str(facts["ref"])) in refs]
+    return bool(refs) and all("id" in facts for facts in used) and all(standing.get(ref) for ref in refs)

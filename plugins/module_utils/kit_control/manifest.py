@@ -18,6 +18,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from kit_control import yaml_text
 from kit_control.errors import KitError
 
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
@@ -98,8 +99,8 @@ def schema() -> dict[str, Any]:
 def _parse(path: Path, text: str) -> tuple[Any, dict[KeyPath, Position]]:
     """Return the content and, for each path inside it, its line and column (both from 1)."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        raw = yaml.safe_load(text)
+        node = yaml_text.compose(text)
+        raw = yaml_text.load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -141,7 +142,7 @@ def _duplicate_problems(text: str) -> Iterator[tuple[KeyPath, str]]:
             for index, value in enumerate(node.value):
                 yield from walk(value, (*at, index))
 
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node = yaml_text.compose(text)
     if node is not None:
         yield from walk(node, ())
 

@@ -41,11 +41,25 @@ class Outcome:
         self.hosts: dict[str, HostResult] = {}
         self._code = GOOD
         self._begun = time.time()
+        self._steps: list[tuple[str, float]] = []
 
     def begin(self) -> None:
         """Take an earlier run's files away: one that is ended half-way leaves none."""
         for name in (RESULT, PLAN) if self.playbook == "plan" else (RESULT,):
             (self.folder / name).unlink(missing_ok=True)
+
+    def step(self, name: str) -> None:
+        """Note that a task begins; the one before has ended."""
+        self._steps.append((name, time.time()))
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """Seconds of each task, in their order; the last one ends now."""
+        ends = [*(begun for _, begun in self._steps[1:]), time.time()]
+        return [
+            {"step": name, "seconds": round(end - begun, 2)}
+            for (name, begun), end in zip(self._steps, ends, strict=False)
+        ]
 
     def done(self, host: str, told: Mapping[str, Any]) -> None:
         """Take what a task told that went well."""
@@ -92,6 +106,7 @@ class Outcome:
             "changed": any(entry.changed for entry in self.hosts.values()),
             "started": _utc(self._begun),
             "seconds": round(time.time() - self._begun, 1),
+            "steps": self.steps,
             "hosts": hosts,
         }
 

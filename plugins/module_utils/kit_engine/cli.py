@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from kit_engine import (
-    __version__,
-    certificate_verbs,
-    facts,
-    host_verbs,
-    images_verbs,
-    plan,
-    prepare,
-    release,
-    status,
-    trial,
-    verbs,
-)
+from kit_engine import __version__, prepare
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError, UsageError
 from kit_engine.report import Report
@@ -30,19 +19,21 @@ FAILED, USAGE = 1, 2
 # As a shell tells it of a program that Ctrl-C ended.
 INTERRUPTED = 130
 
-Verb = Callable[[Docker, argparse.Namespace], None]
-_BY_REQUEST: dict[str, Callable[[argparse.Namespace], None]] = {
-    "app-image": images_verbs.app_image_verb,
-    "base-images": images_verbs.base_images,
-    "facts": facts.facts_verb,
-    "images": images_verbs.images,
-    "install-certificate": certificate_verbs.install_verb,
-    "image-migrations": plan.image_migrations_verb,
-    "plan": plan.plan_verb,
-    "preflight": host_verbs.preflight_verb,
-    "release": host_verbs.release_verb,
-    "trial": trial.trial_verb,
+# Module and function of each verb, loaded when it is called: an archive is compiled anew at every start.
+_BY_REQUEST = {
+    "app-image": "images_verbs.app_image_verb",
+    "base-images": "images_verbs.base_images",
+    "facts": "facts.facts_verb",
+    "images": "images_verbs.images",
+    "install-certificate": "certificate_verbs.install_verb",
+    "image-migrations": "plan.image_migrations_verb",
+    "plan": "plan.plan_verb",
+    "preflight": "preflight_verb.preflight_verb",
+    "release": "host_verbs.release_verb",
+    "trial": "trial.trial_verb",
 }
+# Those that bring a stack up, in steps that are counted.
+_IN_STEPS = ("release", "up")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,10 +58,11 @@ def main(argv: Sequence[str]) -> int:
         arguments = parser().parse_args(_with_separator(words))
         report.verb = arguments.verb
         arguments.report = report
+        run = _load(arguments.run)
+        if arguments.verb in _IN_STEPS:
+            report.steps = len(_load("release.STEPS"))
         if "request" in arguments:
-            if arguments.verb == "release":
-                report.steps = len(release.STEPS)
-            arguments.run(arguments)
+            run(arguments)
             prepare.give_back(arguments.root)
             return 0
         stack = load(arguments.root)
@@ -80,9 +72,6 @@ def main(argv: Sequence[str]) -> int:
                 f"./docker-manage.sh {stack.env} {arguments.verb}",
             )
         docker = Docker(stack)
-        run: Verb = arguments.run
-        if run is verbs.up_verb:
-            report.steps = len(release.STEPS)
         run(docker, arguments)
         prepare.give_back(stack.root)
     except UsageError as error:
@@ -115,34 +104,34 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--env", help="the environment that must be there; docker-manage.sh gives it")
     commands = top.add_subparsers(dest="verb", required=True, metavar="verb", parser_class=_Parser)
 
-    def add(name: str, run: Verb, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+    def add(name: str, run: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
         if json:
             command.add_argument("--json", action="store_true", help="print one JSON object")
         return command
 
-    add("check", verbs.check_verb, "judge this host, change nothing")
-    add("up", verbs.up_verb, "bring the stack up, or up to date")
-    add("down", verbs.down, "stop the stack, keep its data")
-    destroy = add("destroy", verbs.destroy, "remove the stack with its data")
+    add("check", "verbs.check_verb", "judge this host, change nothing")
+    add("up", "verbs.up_verb", "bring the stack up, or up to date")
+    add("down", "verbs.down", "stop the stack, keep its data")
+    destroy = add("destroy", "verbs.destroy", "remove the stack with its data")
     destroy.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")
-    add("status", status.status_verb, "show how the stack and its host are")
-    add("migrate", verbs.migrate, "run the release commands (migrations) now")
+    add("status", "status.status_verb", "show how the stack and its host are")
+    add("migrate", "verbs.migrate", "run the release commands (migrations) now")
     shown = add(
-        "certificate", certificate_verbs.certificate_verb, "show the site's certificates, or bring one into use"
+        "certificate", "certificate_verbs.certificate_verb", "show the site's certificates, or bring one into use"
     )
     for name, text in (("chain", "full chain, the site's own first"), ("key", "its private key"), ("ca", "private CA")):
         shown.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"{text} (PEM)")
-    restart = add("restart", verbs.restart, "restart all services, or one")
+    restart = add("restart", "verbs.restart", "restart all services, or one")
     restart.add_argument("service", nargs="?")
-    add("ps", verbs.ps, "list the containers", json=False)
-    logs = add("logs", verbs.logs, "show the logs of all services, or one", json=False)
+    add("ps", "verbs.ps", "list the containers", json=False)
+    logs = add("logs", "verbs.logs", "show the logs of all services, or one", json=False)
     logs.add_argument("service", nargs="?")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
-    shell = add("shell", verbs.shell, "open a shell inside a service's container", json=False)
+    shell = add("shell", "verbs.shell", "open a shell inside a service's container", json=False)
     shell.add_argument("service", nargs="?")
-    manage = add("manage", verbs.manage, "run manage.py with the arguments that follow", json=False)
+    manage = add("manage", "verbs.manage", "run manage.py with the arguments that follow", json=False)
     manage.add_argument("words", nargs="*")
     for name, run in _BY_REQUEST.items():
         # Without a help text: these are for Ansible, which knows what an environment asks for.
@@ -151,6 +140,12 @@ def parser() -> argparse.ArgumentParser:
         hidden.add_argument("--json", action="store_true")
         hidden.add_argument("--request", required=True, metavar="JSON")
     return top
+
+
+def _load(name: str) -> Any:
+    """Give what a module of the engine holds, such as ``verbs.up_verb``."""
+    module, _, inside = name.partition(".")
+    return getattr(import_module(f"kit_engine.{module}"), inside)
 
 
 def _with_separator(words: list[str]) -> list[str]:

@@ -12,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from kit_engine import bundle
 from kit_engine.docker import Container, Docker, image_id
 
 RECORD = "records/running.json"
+# Among the notes, which go by service: what was brought up as a whole. No service can have this name.
+WHOLE = "/"
 
 
 def fingerprints(docker: Docker, secrets: Optional[Mapping[str, str]] = None) -> dict[str, str]:
@@ -93,13 +96,24 @@ def planned(docker: Docker, containers: Sequence[Container]) -> dict[str, str]:
 
 def _secrets(docker: Docker, folder: Optional[Path] = None) -> dict[str, str]:
     """One hash by service over what its mounted secrets hold, or those of a folder; empty for a service without any."""
+    return _hashes(_secret_files(docker), folder)
+
+
+def _secret_files(docker: Docker) -> dict[str, dict[str, str]]:
+    """By service: the file of each secret that it mounts, by the secret's name."""
     config = docker.configuration
     files = config.get("secrets") or {}
-    mounted = {
-        name: [(one["source"], _content(files[one["source"]]["file"], folder)) for one in service.get("secrets") or ()]
+    return {
+        name: {one["source"]: files[one["source"]]["file"] for one in service.get("secrets") or ()}
         for name, service in config["services"].items()
     }
-    return {name: _hash(contents) if contents else "" for name, contents in mounted.items()}
+
+
+def _hashes(mounted: Mapping[str, Mapping[str, str]], folder: Optional[Path] = None) -> dict[str, str]:
+    return {
+        name: _hash([(secret, _content(path, folder)) for secret, path in files.items()]) if files else ""
+        for name, files in mounted.items()
+    }
 
 
 def _content(path: str, folder: Optional[Path]) -> str:
@@ -121,9 +135,32 @@ def services(docker: Docker, containers: Sequence[Container], wanted: Mapping[st
         Those whose containers run, are the ones that were brought up last, from this configuration, and whose image
         is still the one that its name stands for. None at all if a container belongs to no service any more.
     """
+    return _current(docker, containers, wanted, _secrets(docker))
+
+
+def whole(docker: Docker, content: str) -> bool:
+    """Tell whether nothing is to be done for any service of the release that serves.
+
+    Args:
+        docker: its containers.
+        content: hash of its bundle: while that is what was brought up, Compose need not read its file again, which
+            takes longer than all else that is looked at.
+    """
+    stack, noted = docker.stack, _read(docker)
+    before = noted.get(WHOLE, {})
+    if stack.release and (before.get("release"), before.get("bundle")) == (stack.release, content):
+        wanted = {name: str(noted.get(name, {}).get("configuration", "")) for name in stack.services}
+        done = _current(docker, docker.containers(), wanted, _hashes(before["secrets"]))
+    else:
+        done = services(docker, docker.containers(), fingerprints(docker))
+    return set(stack.services) <= done
+
+
+def _current(
+    docker: Docker, containers: Sequence[Container], wanted: Mapping[str, str], contents: Mapping[str, str]
+) -> set[str]:
     stack = docker.stack
     noted = _read(docker)
-    contents = _secrets(docker)
     if any(container.service not in stack.services for container in containers):
         return set()
     images = {reference: image_id(reference) for reference in {item.reference for item in containers}}
@@ -144,8 +181,9 @@ def remember(docker: Docker, containers: Sequence[Container], wanted: Mapping[st
         containers: all that there are.
         wanted: the fingerprints they were brought up from.
     """
-    contents = _secrets(docker)
-    note = {
+    mounted = _secret_files(docker)
+    contents = _hashes(mounted)
+    note: dict[str, Any] = {
         service: _note(
             wanted.get(service, ""),
             contents.get(service, ""),
@@ -153,6 +191,9 @@ def remember(docker: Docker, containers: Sequence[Container], wanted: Mapping[st
         )
         for service in docker.stack.services
     }
+    if docker.stack.release:
+        stack = docker.stack
+        note[WHOLE] = {"release": stack.release, "bundle": bundle.hash_of(stack.bundle), "secrets": mounted}
     if note != _read(docker):
         record = docker.stack.root / RECORD
         # For its owner alone: the hash of a weak password can be guessed.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from kit_engine import command
+from kit_engine import command, docker_socket
 from kit_engine.command import Done
 from kit_engine.errors import EngineError
 from kit_engine.stack import Stack
@@ -122,8 +122,16 @@ class Docker:
         Raises:
             EngineError: the engine does not answer.
         """
+        label = f"{PROJECT_LABEL}={self.stack.project}"
+        told = docker_socket.get("/containers/json", all="1", filters=json.dumps({"label": [label]}))
+        if told is not None:
+            each = [docker_socket.get(f"/containers/{one['Id']}/json") for one in told]
+            # One of them may be gone in between.
+            return [item for item in each if item and not _is_one_off(item)]
+        return self._inspected_by_client(f"label={label}")
+
+    def _inspected_by_client(self, label: str) -> list[dict[str, Any]]:
         remedy = "docker info    (does the engine answer?)"
-        label = f"label={PROJECT_LABEL}={self.stack.project}"
         listed = command.demand(
             ["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", label], code="docker", remedy=remedy
         )
@@ -234,8 +242,11 @@ class Docker:
 
 def image_id(reference: str) -> str:
     """Give the id of an image on this host; empty if there is none."""
-    done = command.run(["docker", "image", "inspect", "--format", "{{.Id}}", reference])
-    return done.out.strip() if done.code == 0 else ""
+    told = docker_socket.image_id(reference)
+    if told is None:
+        done = command.run(["docker", "image", "inspect", "--format", "{{.Id}}", reference])
+        return done.out.strip() if done.code == 0 else ""
+    return told
 
 
 def _is_one_off(item: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, current, database, host_verbs, image_migrations, plan_files, releases, status
+from kit_engine import bundle, current, database, image_migrations, plan_files, preflight_verb, releases, status
 from kit_engine import stack as stacks
 from kit_engine.docker import Container, Docker, image_id
 from kit_engine.errors import EngineError
@@ -170,7 +170,8 @@ def _old(root: Path, in_place: bool) -> Optional[Docker]:
 
 def _serves(old: Docker, in_place: bool) -> bool:
     record = releases.read(old.stack.root, old.stack.release)
-    return (in_place or (record is not None and record.state == "good")) and host_verbs.serves(old)
+    content = "" if in_place else bundle.hash_of(old.stack.bundle)
+    return (in_place or (record is not None and record.state == "good")) and preflight_verb.serves(old, content)
 
 
 def _services(docker: Docker, containers: Sequence[Container], files: Sequence[Difference]) -> dict[str, str]:

@@ -7,10 +7,11 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Optional
 
-from kit_engine import command
+from kit_engine import command, docker_socket
 from kit_engine.docker import PROJECT_LABEL
 
 # /proc/net/tcp: state 0A is LISTEN; the addresses are hexadecimal.
@@ -67,14 +68,31 @@ def published() -> list[tuple[str, int, str, str]]:
     Returns:
         Address, host port, container name and Compose project (may be empty) of each.
     """
+    told = docker_socket.get("/containers/json")
+    if told is not None:
+        return [
+            (
+                str(port.get("IP", "")),
+                int(port["PublicPort"]),
+                str(one["Names"][0]).lstrip("/"),
+                _project(one["Labels"]),
+            )
+            for one in told
+            for port in one.get("Ports") or ()
+            if port.get("PublicPort") and port.get("Type") == "tcp"
+        ]
     done = command.run(["docker", "ps", "--no-trunc", "--format", "{{json .}}"])
     taken = []
     for line in done.out.splitlines():
         entry = json.loads(line)
         labels = dict(item.partition("=")[::2] for item in str(entry.get("Labels", "")).split(","))
         for address, port in host_ports(str(entry.get("Ports", ""))):
-            taken.append((address, port, str(entry["Names"]), str(labels.get(PROJECT_LABEL, ""))))
+            taken.append((address, port, str(entry["Names"]), _project(labels)))
     return taken
+
+
+def _project(labels: Optional[Mapping[str, str]]) -> str:
+    return str((labels or {}).get(PROJECT_LABEL, ""))
 
 
 def host_ports(text: str) -> set[tuple[str, int]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kit_engine import command, disk, ports
+from kit_engine import command, disk, docker_socket, ports
 from kit_engine.database import majors
 from kit_engine.docker import Container, Docker, image_id
 from kit_engine.errors import CheckFailed, EngineError
@@ -19,6 +20,8 @@ Version = tuple[int, int]
 # BuildKit's mounts of caches and secrets came with Engine 20.10; no test tries Compose before 2.20.
 OLDEST_ENGINE: Version = (20, 10)
 OLDEST_COMPOSE: Version = (2, 20)
+# Where Docker's client looks for its plugins besides the user's own folder.
+PLUGIN_FOLDERS = tuple(f"/usr/{place}/docker/cli-plugins" for place in ("local/lib", "local/libexec", "lib", "libexec"))
 
 
 def check(docker: Docker, *, delivered: bool = True) -> list[Container]:
@@ -57,6 +60,10 @@ def version(text: str) -> Version | None:
 
 def _engine(stack: Stack) -> tuple[Mapping[str, Any], list[EngineError]]:
     install = "make deploy    (installs what is missing)" if stack.env == "local" else stack.make("provision")
+    info = docker_socket.get("/info")
+    plugin = compose_plugin() if info else ""
+    if info and plugin:
+        return info, [*_old_engine(info), *_compose(plugin, install)]
     try:
         done = command.run(["docker", "info", "--format", "{{json .}}"])
     except EngineError as error:
@@ -67,19 +74,36 @@ def _engine(stack: Stack) -> tuple[Mapping[str, Any], list[EngineError]]:
     if not info.get("ServerVersion"):
         said = "\n".join([*info.get("ServerErrors", []), done.err]).strip()
         return {}, [unreachable(said, install)]
-    problems = []
-    found = version(str(info["ServerVersion"]))
-    if found is None or found < OLDEST_ENGINE:
-        problems.append(
-            EngineError(
-                "engine_version",
-                f"Docker engine {info['ServerVersion']} is too old; {_text(OLDEST_ENGINE)} or newer is needed.",
-                "upgrade Docker from its own packages or the distribution's, then repeat the command",
-            )
-        )
     plugins = (info.get("ClientInfo") or {}).get("Plugins") or []
-    problems += _compose(next((p.get("Version", "") for p in plugins if p.get("Name") == "compose"), None), install)
-    return info, problems
+    found = next((p.get("Version", "") for p in plugins if p.get("Name") == "compose"), None)
+    return info, [*_old_engine(info), *_compose(found, install)]
+
+
+def _old_engine(info: Mapping[str, Any]) -> list[EngineError]:
+    found = version(str(info["ServerVersion"]))
+    if found is not None and found >= OLDEST_ENGINE:
+        return []
+    return [
+        EngineError(
+            "engine_version",
+            f"Docker engine {info['ServerVersion']} is too old; {_text(OLDEST_ENGINE)} or newer is needed.",
+            "upgrade Docker from its own packages or the distribution's, then repeat the command",
+        )
+    ]
+
+
+def compose_plugin() -> str:
+    """Ask Compose itself for its version, without Docker's client, which would ask all of its plugins.
+
+    Returns:
+        Such as ``2.26.1-4``; empty where it does not lie in one of the client's own places.
+    """
+    for place in (str(docker_socket.config_folder() / "cli-plugins"), *PLUGIN_FOLDERS):
+        program = Path(place, "docker-compose")
+        if os.access(program, os.X_OK):
+            done = command.run([str(program), "docker-cli-plugin-metadata"])
+            return str(_json_object(done.out).get("Version", ""))
+    return ""
 
 
 def _compose(found: str | None, install: str) -> list[EngineError]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kit_engine.base_images.resolve import read_record
+from kit_engine.base_images.record import read_record
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.stack import Source, Stack

@@ -118,7 +118,7 @@ def _connect(probe: Probe) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection(*address, timeout=ANSWER_SECONDS)
     if parts.scheme == "https":
         # Whether the certificate is good is judged where it is installed; here only the app behind it counts.
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         plain = socket.create_connection(address, timeout=ANSWER_SECONDS)

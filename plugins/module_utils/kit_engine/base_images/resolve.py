@@ -15,13 +15,12 @@ from typing import Any
 from kit_engine import disk, machine
 from kit_engine.base_images import recipe
 from kit_engine.base_images.build import Say, build
+from kit_engine.base_images.record import NOTHING, read_record
 from kit_engine.command import demand, run, tail
 from kit_engine.docker import PROJECT_LABEL, image_id
 from kit_engine.errors import EngineError
 
 PULL_SECONDS = 600.0
-# A record before anything was decided.
-NOTHING: dict[str, Any] = {"schema": 1, "source": "", "images": {}}
 # What must stay the same under an existing volume: another library sorts text differently, another user owns the files.
 DATABASE_FACTS = ("source", "uid", "libc")
 # Printed by every image: the C library's version, and the number of the user that the server runs as.
@@ -94,22 +93,6 @@ def ensure(request: Request, say: Say) -> dict[str, Any]:
     everything = {**record["images"], **images}
     _write_record(request.record, {"schema": 1, "source": source, "images": everything})
     return {"changed": True, "source": source, "images": {n: everything[n] for n in request.wanted}, "missing": []}
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read what was decided before; an absent file means nothing was.
-
-    Raises:
-        EngineError: the file is damaged.
-    """
-    if not path.is_file():
-        return NOTHING
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"schema": 1, "source": str(record["source"]), "images": dict(record["images"])}
-    except (ValueError, KeyError, TypeError):
-        remedy = f"restore it; or remove it (rm {path}), and name the source: base_images_source: registry or packages"
-        raise EngineError("base_images", f"{path} is damaged.", remedy) from None
 
 
 def kept_source(record: Mapping[str, Any], wanted: str) -> str:

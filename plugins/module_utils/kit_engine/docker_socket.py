@@ -1,0 +1,104 @@
+"""Questions to the Docker engine by its own HTTP, over its socket; reading only.
+
+Its client answers the same in fifty times as long: it is a large program that is started for each question. Where the
+client would ask another engine, or the socket does not let us in, nothing is answered here, and the client is asked.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any, Optional
+from urllib.parse import quote, urlencode
+
+SOCKET = "/var/run/docker.sock"
+# Short: whoever asks falls back on the client, which waits longer and says what is wrong.
+ANSWER_SECONDS = 10.0
+
+
+def get(path: str, **query: str) -> Optional[Any]:
+    """Ask the engine that the client would ask.
+
+    Args:
+        path: of its API, such as ``/containers/json``.
+        query: what follows the question mark.
+
+    Returns:
+        Its answer; None where it has to be asked by its client.
+    """
+    status, text = _ask(path, query)
+    try:
+        return json.loads(text) if status == http.client.OK else None
+    except ValueError:
+        return None
+
+
+def image_id(reference: str) -> Optional[str]:
+    """Give the id of an image; empty where the engine has none of that name, None where its client has to be asked."""
+    status, text = _ask(f"/images/{quote(reference, safe='/:@')}/json", {})
+    if status == http.client.NOT_FOUND:
+        return ""
+    try:
+        return str(json.loads(text)["Id"]) if status == http.client.OK else None
+    except (ValueError, KeyError):
+        return None
+
+
+def config_folder() -> Path:
+    """Where the client keeps the user's settings and plugins."""
+    return Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))  # noqa: PTH111 - never fails
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a socket in the file system."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=ANSWER_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _ask(path: str, query: dict[str, str]) -> tuple[int, bytes]:
+    place = _place()
+    if not place:
+        return 0, b""
+    connection = _Connection(place)
+    try:
+        connection.request("GET", f"{path}?{urlencode(query)}" if query else path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
+
+
+def _place() -> str:
+    """The socket that the client would use; empty where it would not use one of this machine."""
+    named = os.environ.get("DOCKER_HOST", "")
+    if named:
+        return named[len("unix://") :] if named.startswith("unix://") else ""
+    return SOCKET if _context() in ("", "default") else ""
+
+
+def _context() -> str:
+    """The client's context: one that was chosen by name may lead to another engine."""
+    named = os.environ.get("DOCKER_CONTEXT", "")
+    if named:
+        return named
+    try:
+        return str(
+            json.loads((config_folder() / "config.json").read_text(encoding="utf-8")).get("currentContext") or ""
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError, AttributeError):
+        # Its client says what is wrong with it.
+        return "unreadable"
