@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import yaml
-from support.kit import Run, playbook
+from support.kit import ROOT, Run, playbook
 from testbed.engine import docker
 from testbed.hosts import Host, borrowed
 from testbed.image import ensure_image
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
+ROLE = ROOT / "roles/host_setup"
 USER = "kitdeploy"
 # An engine is installed from Debian's mirror; a run without that takes 5 s on an idle machine.
 INSTALL_SECONDS, RUN_SECONDS = 600, 120
@@ -248,8 +249,8 @@ def test_a_firewall_that_would_lock_out_is_undone(provisioned: Host, tmp_path: P
     assert host.run("sudo nft list table inet kit_firewall").stdout == rules
     assert host.run("systemctl list-timers --all | grep -c kit-firewall-undo", check=False).stdout.strip() == "0"
     # A machine that dies between the two leaves it to the timer.
-    role = Path(__file__).parents[2] / "roles/host_setup/files/firewall.sh"
-    host.run(f"sudo sh -c {shlex.quote(role.read_text())} sh try 3 && sleep 5", stdin=LOCKED_OUT)
+    script = "".join((ROLE / f"files/{name}.sh").read_text() for name in ("firewall", "guarded"))
+    host.run(f"sudo sh -c {shlex.quote(script)} sh try 3 && sleep 5", stdin=LOCKED_OUT)
     assert host.run("sudo nft list table inet kit_firewall").stdout == rules
 
 
