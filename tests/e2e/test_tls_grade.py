@@ -1,4 +1,4 @@
-"""What visitors get over TLS, judged by testssl.sh: the second project as prod, with a private authority's certificate."""
+"""What visitors get over TLS, judged by testssl.sh: the second project as prod, signed for by a private authority."""
 
 from __future__ import annotations
 
