@@ -13,7 +13,9 @@ STORIES = (
     ("fresh/test_fresh.py",),
     ("e2e/test_prod.py",),
     ("e2e/test_provision.py", "e2e/test_image_delivery.py"),
-    ("e2e/test_on_host.py", "testbed/test_hosts.py", "roles/test_molecule.py::test_docker_host_on_a_fresh_host"),
+    ("e2e/test_on_host.py", "testbed/test_hosts.py"),
+    ("roles/test_molecule.py::test_role_on_a_bare_host", "roles/test_molecule.py::test_role_on_a_host_with_an_engine"),
+    ("e2e/test_tls_grade.py", "roles/test_molecule.py::test_alternative"),
 )
 HERE = Path(__file__).parent
 

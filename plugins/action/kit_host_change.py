@@ -20,9 +20,9 @@ from kit_control.errors import KitError
 class ActionModule(KitAction):
     """Arguments.
 
-    ``script``, ``words``, ``input``: what runs. ``login``: user who must be able to log in anew afterwards; ``root``:
-    and to become root there. ``undo_seconds``: the change is dangerous, and the script's first word is one of ``try``,
-    ``keep`` (with ``keep_input``) and ``undo``.
+    ``script`` (a file, or several that make one), ``words``, ``input``: what runs. ``login``: user who must be able to
+    log in anew afterwards; ``root``: and to become root there. ``undo_seconds``: the change is dangerous, and the
+    script's first word is one of ``try``, ``keep`` (with ``keep_input``) and ``undo``.
     """
 
     _VALID_ARGS = frozenset({"script", "words", "input", "login", "root", "undo_seconds", "keep_input"})
@@ -48,14 +48,16 @@ class ActionModule(KitAction):
         return {"changed": True}
 
     def _run(self, words: list[str], text: str) -> None:
-        script = Path(self._task.args["script"])
-        done = engine_call.run(self, script.read_text(encoding="utf-8"), words, text.encode())
+        given = self._task.args["script"]
+        files = [Path(path) for path in ([given] if isinstance(given, str) else given)]
+        script = "".join(path.read_text(encoding="utf-8") for path in files)
+        done = engine_call.run(self, script, words, text.encode())
         engine_call.demand_root(self, done)
         if done["rc"]:
             said = (str(done["stderr"]).strip() or str(done["stdout"]).strip())[-1500:]
             raise KitError(
                 "host",
-                f"On {self.host}, {script.name} {' '.join(words)} ended with {done['rc']}:\n    "
+                f"On {self.host}, {files[0].name} {' '.join(words)} ended with {done['rc']}:\n    "
                 + said.replace("\n", "\n    "),
                 "mend what it complains of, then: make provision again",
             )

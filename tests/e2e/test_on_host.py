@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.engine import app_image, base_image
+from support.engine import app_image, base_image, bring
 from support.kit import FIXTURE, ROOT, Run, playbook
 from testbed.hosts import Host, borrowed
 from testbed.hosts import Run as Hosts
@@ -108,9 +108,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
         assert run.code == 0, run.output
         # Building them there again would take minutes, and is another test's.
         images = [base_image("python"), base_image("postgres"), app_image(made.source / "deploy.yml", "dev")]
-        with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as save:
-            load = [*made.host.ssh_words, "sudo docker load"]
-            subprocess.run(load, stdin=save.stdout, check=True, capture_output=True, timeout=SECONDS)
+        bring(made.host.ssh_words, images)
         yield made
 
 

@@ -5,28 +5,37 @@ In the order of the file: the host is bare at first, and provisioned half-way.
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import shlex
 import subprocess
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.kit import Run, playbook
+from support.kit import ROOT, Run, playbook
 from testbed.engine import docker
 from testbed.hosts import Host, borrowed
 from testbed.image import ensure_image
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
+ROLE = ROOT / "roles/host_setup"
 USER = "kitdeploy"
+PLAIN = {**os.environ, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"}
 # An engine is installed from Debian's mirror; a run without that takes 5 s on an idle machine.
 INSTALL_SECONDS, RUN_SECONDS = 600, 120
 # A port that is dropped is silent this long; one that answers does so in milliseconds.
 SILENT_SECONDS = 2
+# What a person takes to type an answer.
+TYPING_SECONDS = 0.5
 # All that a run could have left on a host; a login of its own writes below none of them.
+RENTED = "PermitRootLogin prohibit-password\nPasswordAuthentication yes"
 STATE = "sudo find /etc /srv /home /opt /usr /var/lib/dpkg -xdev -printf '%p %s %m %u %T@\\n' | sort | sha256sum"
 # Where the kernel's settings of the host's own network can be written: /proc/sys itself is read-only there.
 IPV6 = """
@@ -49,13 +58,16 @@ done
 
 @pytest.fixture(scope="module")
 def bare() -> Iterator[Host]:
-    """A host without Python, and with a user who may not use sudo."""
+    """A host as rented: root may log in, by key, and passwords count; no Python, and a user who may not use sudo."""
     with borrowed() as run:
         (host,) = run.hosts
         host.run(
             "sudo apt-get purge --quiet=2 --yes 'python3*' 'libpython3*' >/dev/null 2>&1; ! command -v python3;"
             "sudo useradd --create-home --shell /bin/bash visitor;"
-            "sudo cp -r ~/.ssh /home/visitor/ && sudo chown -R visitor: /home/visitor/.ssh"
+            "sudo cp -r ~/.ssh /home/visitor/ && sudo chown -R visitor: /home/visitor/.ssh;"
+            "sudo install -D -m 0600 ~/.ssh/authorized_keys /root/.ssh/authorized_keys;"
+            f"echo '{RENTED}' | sudo tee /etc/ssh/sshd_config.d/10-rented.conf >/dev/null;"
+            "sudo systemctl reload ssh"
         )
         yield host
 
@@ -77,6 +89,35 @@ def provision(scratch: Path, hosts: dict[str, dict[str, Any]], *arguments: str, 
     inventory = scratch / "hosts.yml"
     inventory.write_text(yaml.safe_dump({"app": {"hosts": hosts}}))
     return playbook("provision", "prod", extra, "-i", str(inventory), *arguments, scratch=scratch, limit=limit)
+
+
+def typed(inventory: Path, *settings: str) -> list[str]:
+    """The words that a person types."""
+    return ["make", "provision", "ENV=prod", f"INVENTORY={inventory}", "DIRTY=1", *settings]
+
+
+def at_terminal(words: Sequence[str], question: bytes, answer: bytes) -> Run:
+    """Run a command at a terminal of its own, and answer its question."""
+    spawn = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    terminal = [sys.executable, "-c", spawn, *words]
+    with subprocess.Popen(terminal, cwd=ROOT, env=PLAIN, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        assert run.stdin
+        assert run.stdout
+        ending = threading.Timer(RUN_SECONDS, run.kill)
+        ending.start()
+        said = b""
+        while True:
+            if not select.select([run.stdout], [], [], TYPING_SECONDS)[0]:
+                # Again after a while: what is typed before the question is ready for it counts for nothing.
+                if question in said:
+                    run.stdin.write(answer + b"\r")
+                    run.stdin.flush()
+            elif more := os.read(run.stdout.fileno(), 4096):
+                said += more
+            else:
+                break
+        ending.cancel()
+    return Run(run.returncode, said.decode())
 
 
 def key_pair(path: Path) -> str:
@@ -125,6 +166,24 @@ def test_hosts_that_do_not_show_who_they_are_are_not_logged_in_to(bare: Host, tm
     assert bare.run(STATE).stdout == before
 
 
+def test_a_new_host_key_is_shown_at_a_terminal_and_kept_when_confirmed(bare: Host, tmp_path: Path) -> None:
+    known, inventory = tmp_path / "known", tmp_path / "hosts.yml"
+    inventory.write_text(
+        yaml.safe_dump({"app": {"hosts": {"new": entry(bare, ansible_ssh_common_args=options(known))}}})
+    )
+    # Without both roles: what is left logs in nowhere.
+    words = typed(inventory, "ARGS=--skip-tags host_setup,docker_host")
+    question = b"Type yes to keep them"
+    refused = at_terminal(words, question, b"no")
+    assert f"new (127.0.0.1 port {bare.port}) shows for the first time" in refused.output
+    assert fingerprint(bare) in refused.output
+    assert f"CONFIRM_HOST_KEYS={fingerprint(bare)} make provision ENV=prod" in flat(refused)
+    assert not known.exists()
+    accepted = at_terminal(words, question, b"yes")
+    assert accepted.code == 0, accepted.output
+    assert known.read_text().split()[:2] == [f"[127.0.0.1]:{bare.port}", "ssh-ed25519"]
+
+
 def test_hosts_that_cannot_be_administered_are_left_as_they_are(bare: Host, tmp_path: Path) -> None:
     key_pair(tmp_path / "stranger")
     bare.run('printf \'#!/bin/sh\\nexec /usr/bin/date -d "2 hours" "$@"\\n\' | sudo tee /usr/local/bin/date >/dev/null')
@@ -157,11 +216,18 @@ def test_check_mode_works_on_a_bare_host(bare: Host, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def provisioned(bare: Host, tmp_path_factory: pytest.TempPathFactory) -> Host:
-    """The same host after its first run, which also met its key for the first time."""
+    """The same host after its first run, as one is handed over: as root, its key confirmed through make."""
     scratch = tmp_path_factory.mktemp("first")
     known = scratch / "known_hosts"
-    hosts = {bare.name: entry(bare, ansible_ssh_common_args=options(known))}
-    run = provision(scratch, hosts, limit=INSTALL_SECONDS, confirm_host_keys=fingerprint(bare))
+    inventory = scratch / "hosts.yml"
+    first = entry(bare, ansible_user="root", ansible_ssh_common_args=options(known))
+    inventory.write_text(yaml.safe_dump({"app": {"hosts": {bare.name: first}}}))
+    words = typed(inventory, f"CONFIRM_HOST_KEYS={fingerprint(bare)}")
+    done = subprocess.run(
+        words, cwd=ROOT, env=PLAIN, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, timeout=INSTALL_SECONDS, check=False,
+    )  # fmt: skip
+    run = Run(done.returncode, done.stdout)
     assert changed(run, bare.name) > 0
     assert known.read_text().split()[:2] == [f"[127.0.0.1]:{bare.port}", "ssh-ed25519"]
     assert "this host is a container" in run.output
@@ -248,11 +314,21 @@ def test_a_firewall_that_would_lock_out_is_undone(provisioned: Host, tmp_path: P
     assert host.run("sudo nft list table inet kit_firewall").stdout == rules
     assert host.run("systemctl list-timers --all | grep -c kit-firewall-undo", check=False).stdout.strip() == "0"
     # A machine that dies between the two leaves it to the timer.
-    role = Path(__file__).parents[2] / "roles/host_setup/files/firewall.sh"
-    host.run(f"sudo sh -c {shlex.quote(role.read_text())} sh try 3 && sleep 5", stdin=LOCKED_OUT)
+    script = "".join((ROLE / f"files/{name}.sh").read_text() for name in ("firewall", "guarded"))
+    host.run(f"sudo sh -c {shlex.quote(script)} sh try 3 && sleep 5", stdin=LOCKED_OUT)
+    assert host.run("sudo nft list table inet kit_firewall").stdout == rules
+    # Rules that cannot be put back are not replaced.
+    host.run("sudo install -m 0755 /dev/stdin /usr/local/bin/nft", stdin=UNREADABLE)
+    tried = host.run(f"sudo sh -c {shlex.quote(script)} sh try 3", stdin=LOCKED_OUT, check=False)
+    host.run("sudo rm /usr/local/bin/nft")
+    assert tried.returncode != 0
     assert host.run("sudo nft list table inet kit_firewall").stdout == rules
 
 
+UNREADABLE = b"""#!/bin/sh
+[ "$1 $2" != "list table" ] || exit 1
+exec /usr/sbin/nft "$@"
+"""
 LOCKED_OUT = b"""
 table inet kit_firewall
 delete table inet kit_firewall
@@ -263,6 +339,26 @@ table inet kit_firewall {
     }
 }
 """
+
+
+def test_hardening_that_would_lock_out_is_undone(provisioned: Host, tmp_path: Path) -> None:
+    host, password = provisioned, "a-password-that-is-typed"
+    # Their key is somebody else's, so that it is the password that lets them in.
+    stranger = key_pair(tmp_path / "stranger")
+    host.run(
+        f"sudo useradd --create-home --shell /bin/bash typist && echo 'typist:{password}' | sudo chpasswd;"
+        "echo 'typist ALL=(ALL:ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/typist >/dev/null;"
+        "sudo install -d -o typist -m 0700 /home/typist/.ssh;"
+        f"echo '{stranger}' | sudo install -o typist -m 0600 /dev/stdin /home/typist/.ssh/authorized_keys"
+    )
+    own = entry(host, ansible_user="typist", ansible_password=password, host_setup_user_name="typist")
+    said = flat(provision(tmp_path, {host.name: {**own, "host_setup_ssh_hardening": True}}, limit=RUN_SECONDS))
+    assert "A new login failed after this change" in said
+    assert "The change was undone" in said
+    assert host.run("ls /etc/ssh/sshd_config.d/00-kit.conf", check=False).returncode != 0
+    assert host.run("systemctl list-timers --all | grep -c kit-ssh-undo", check=False).stdout.strip() == "0"
+    # They get in as before.
+    assert changed(provision(tmp_path, {host.name: own}, limit=RUN_SECONDS), host.name) == 0
 
 
 def test_ssh_is_hardened_when_the_deploy_user_has_logged_in(provisioned: Host, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def issue(
     days: tuple[float, float] = (-1, 90),
     authority: bool = False,
     serial: int | None = None,
+    revocations: str = "",
 ) -> Issued:
     """Issue a certificate.
 
@@ -82,6 +83,7 @@ def issue(
         days: from when until when it is valid, counted from now.
         authority: whether it may issue others.
         serial: its number; default: a random one.
+        revocations: address of its issuer's list of revoked ones; empty: it names none.
     """
     key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
@@ -99,6 +101,9 @@ def issue(
     if not authority:
         general = [_general(name) for name in names]
         builder = builder.add_extension(x509.SubjectAlternativeName(general), critical=False)
+    if revocations:
+        place = x509.DistributionPoint([x509.UniformResourceIdentifier(revocations)], None, None, None)
+        builder = builder.add_extension(x509.CRLDistributionPoints([place]), critical=False)
     hashed = None if isinstance(issuer_key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     certificate = builder.sign(issuer_key, hashed)
     return Issued(certificate, key, (by.certificate, *by.issuers) if by else ())

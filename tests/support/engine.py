@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from kit_engine.report import Report
 
 from support.kit import ROOT
 
+# 500 MB, on a machine that runs other tests too.
+BRING_SECONDS = 300
 RECORD = ROOT / "build/test/records/base_images.json"
 
 
@@ -41,3 +45,15 @@ def app_image(manifest_path: Path, target: str) -> str:
         packed.seek(0)
         request = app_image_engine.Request(plan.ref, plan.target, plan.arguments, plan.labels)
         return str(app_image_engine.ensure(request, packed.file, Report("app-image", as_json=True))["image"]["ref"])
+
+
+def bring(ssh_words: Sequence[str], images: Sequence[str]) -> None:
+    """Bring images of this machine to a host's engine; a deploy does it in compressed layers, which takes longer.
+
+    Args:
+        ssh_words: start a session on the host.
+        images: references.
+    """
+    with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as save:
+        load = [*ssh_words, "sudo docker load"]
+        subprocess.run(load, stdin=save.stdout, check=True, capture_output=True, timeout=BRING_SECONDS)

@@ -1,11 +1,23 @@
-"""Which ports Docker says are taken, and whether they stand in the way."""
+"""Which ports are taken, by what Docker and the kernel say, and whether they stand in the way."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from kit_engine import ports
 
 EVERY = "0.0.0.0"  # noqa: S104 - read, not bound
+TABLE = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1
+   1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 2
+   2: 0100007F:1F91 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 3
+"""
+TABLE_6 = """\
+  sl  local_address                         remote_address                        st
+   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0 0 0 0 0 4
+"""
 
 
 @pytest.mark.parametrize(
@@ -34,3 +46,26 @@ def test_tcp_ports_of_the_host_are_read(text: str, expected: set[tuple[str, int]
 )
 def test_another_address_does_not_stand_in_the_way(one: str, other: str, expected: bool) -> None:
     assert ports.same_address(one, other) is expected
+
+
+def test_listening_sockets_are_read_with_their_addresses(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/tcp").write_text(TABLE)
+    (tmp_path / "net/tcp6").write_text(TABLE_6)
+    assert list(ports.listening(tmp_path)) == [("127.0.0.1", 8080, "1"), (EVERY, 22, "2"), ("::1", 80, "4")]
+
+
+def test_a_port_is_held_by_the_process_with_its_socket(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/tcp").write_text(TABLE)
+    (tmp_path / "812/fd").mkdir(parents=True)
+    (tmp_path / "812/comm").write_text("nginx\n")
+    (tmp_path / "812/fd/3").symlink_to("socket:[2]")
+    assert ports.holder(22, tmp_path) == "process nginx (pid 812)"
+    assert "sudo ss -ltnp" in ports.holder(8080, tmp_path)
+    # A connection's own port is nobody's listening one.
+    assert "sudo ss -ltnp" in ports.holder(8081, tmp_path)
+
+
+def test_a_host_without_a_kernels_tables_lists_nothing(tmp_path: Path) -> None:
+    assert list(ports.listening(tmp_path)) == []

@@ -10,10 +10,8 @@ import argparse
 import hashlib
 import json
 import shutil
-import socket
-import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
@@ -33,8 +31,6 @@ _HOST_CONFIG = (
 _LOG_OPTIONS = ("max-size", "max-file")
 # A process that Docker is just putting into a container is Docker's own.
 _PASSING = "runc"
-# /proc/net/tcp: state 0A is LISTEN.
-_LISTEN = "0A"
 LOG_LINES = 15
 
 
@@ -72,6 +68,7 @@ def gather(found: Docker, *, static: bool) -> dict[str, Any]:
         images = _image_ids(sorted({str(item["Config"]["Image"]) for item in items}))
         networks = _networks(sorted({name for item in items for name in item["NetworkSettings"]["Networks"]}))
         processes = _processes([str(item["Id"]) for item in items])
+        listening = {(one.address, one.port) for one in ports.listening()}
         return {
             "time": time.time(),
             "name": stack.name,
@@ -87,7 +84,7 @@ def gather(found: Docker, *, static: bool) -> dict[str, Any]:
             ],
             "images": images,
             "networks": networks,
-            "listening": [{"address": address, "port": port} for address, port in sorted(set(listening()))],
+            "listening": [{"address": address, "port": port} for address, port in sorted(listening)],
             "published": [
                 {"address": address, "port": port, "container": name, "project": project}
                 for address, port, name, project in sorted(published.result())
@@ -97,30 +94,6 @@ def gather(found: Docker, *, static: bool) -> dict[str, Any]:
             "units": units.result(),
             "static": files.result() if files else None,
         }
-
-
-def listening(proc: Path = Path("/proc")) -> Iterator[tuple[str, int]]:
-    """List addresses and TCP ports of this host that somebody listens on.
-
-    Args:
-        proc: where the kernel's process files are; nothing is listed where they are not.
-    """
-    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        try:
-            lines = (proc / "net" / table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            if fields[3] == _LISTEN:
-                number, _, port = fields[1].partition(":")
-                yield _address(number, family), int(port, 16)
-
-
-def _address(number: str, family: int) -> str:
-    # Words of 32 bits, each in this machine's own order.
-    words = [int(number[at : at + 8], 16) for at in range(0, len(number), 8)]
-    return socket.inet_ntop(family, struct.pack(f"={len(words)}I", *words))
 
 
 def _health(found: Docker, item: Mapping[str, Any]) -> str:

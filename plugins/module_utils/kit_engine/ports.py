@@ -7,9 +7,10 @@ import json
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from kit_engine import command, docker_socket
 from kit_engine.docker import PROJECT_LABEL
@@ -18,6 +19,14 @@ from kit_engine.docker import PROJECT_LABEL
 LISTEN = "0A"
 # A port is "taken" only in the same range of suggestions as users look for one.
 SUGGESTIONS = 100
+
+
+class Listening(NamedTuple):
+    """An address and port that somebody listens on, and the socket's number, by which its owner is found."""
+
+    address: str
+    port: int
+    inode: str
 
 
 def is_taken(address: str, port: int) -> bool:
@@ -51,7 +60,7 @@ def holder(port: int, proc: Path = Path("/proc")) -> str:
     Returns:
         Such as ``process nginx (pid 812)``; a sentence that says how to find out if we may not see it.
     """
-    inodes = set(_listening_inodes(port, proc))
+    inodes = {one.inode for one in listening(proc) if one.port == port}
     pid = _owner(inodes, proc) if inodes else None
     if pid is None:
         return f"a process of another user (sudo ss -ltnp 'sport = :{port}' names it)"
@@ -60,6 +69,24 @@ def holder(port: int, proc: Path = Path("/proc")) -> str:
     except OSError:
         name = "unknown"
     return f"process {name} (pid {pid})"
+
+
+def listening(proc: Path = Path("/proc")) -> Iterator[Listening]:
+    """List the TCP ports of this host that somebody listens on.
+
+    Args:
+        proc: where the kernel's process files are; nothing is listed where they are not.
+    """
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        try:
+            lines = (proc / "net" / table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if fields[3] == LISTEN:
+                number, _, port = fields[1].partition(":")
+                yield Listening(_address(number, family), int(port, 16), fields[9])
 
 
 def published() -> list[tuple[str, int, str, str]]:
@@ -122,16 +149,10 @@ def free_port(address: str, wanted: int) -> int | None:
     return next((port for port in candidates if not is_taken(address, port)), None)
 
 
-def _listening_inodes(port: int, proc: Path) -> Iterator[str]:
-    for table in ("tcp", "tcp6"):
-        try:
-            lines = (proc / "net" / table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                yield fields[9]
+def _address(number: str, family: int) -> str:
+    # Words of 32 bits, each in this machine's own order.
+    words = [int(number[at : at + 8], 16) for at in range(0, len(number), 8)]
+    return socket.inet_ntop(family, struct.pack(f"={len(words)}I", *words))
 
 
 def _owner(inodes: set[str], proc: Path) -> int | None:
