@@ -14,7 +14,7 @@ from ansible.plugins.callback import CallbackBase
 from ansible.template import Templar
 
 # What the action plugins import; loaded here, it is there in every fork.
-from kit_control import app_image, engine_call, inventory_checks, rendering  # noqa: F401 - see above
+from kit_control import app_image, engine_call, inventory_checks, rendering, site_names  # noqa: F401 - see above
 
 DOCUMENTATION = """
 name: kit_warm
