@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from pathlib import Path
+
 import pytest
 from kit_engine import ports
 
@@ -34,3 +38,34 @@ def test_tcp_ports_of_the_host_are_read(text: str, expected: set[tuple[str, int]
 )
 def test_another_address_does_not_stand_in_the_way(one: str, other: str, expected: bool) -> None:
     assert ports.same_address(one, other) is expected
+
+
+LISTENING = (
+    "   0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "service"),
+    [
+        ("0::/system.slice/nginx.service\n", "nginx"),
+        ("9:name=systemd:/docker/82/system.slice/nginx.service\n1:cpu:/\n", "nginx"),
+        ("0::/system.slice/system-web.slice/web@1.service\n", "web@1"),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", ""),
+        ("0::/system.slice/docker-82.scope\n", ""),
+    ],
+)
+def test_the_service_of_a_listener_is_named(tmp_path: Path, cgroup: str, service: str) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/tcp").write_text(f"header\n{LISTENING}")
+    (tmp_path / "812/fd").mkdir(parents=True)
+    (tmp_path / "812/fd/3").symlink_to("socket:[4711]")
+    (tmp_path / "812/comm").write_text("nginx\n")
+    (tmp_path / "812/cgroup").write_text(cgroup)
+    assert ports.holder(80, tmp_path) == ports.Holder("process nginx (pid 812)", service)
+    assert "sudo ss -ltnp" in ports.holder(81, tmp_path).text
+
+
+def test_a_listener_of_our_own_is_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert f"(pid {os.getpid()})" in ports.holder(listener.getsockname()[1]).text
