@@ -33,11 +33,11 @@ class ActionModule(KitAction):
         told = engine_call.call(self, Path(given["root"]), str(given["python"]), "preflight", words)
         if not told.get("failed"):
             self._compare_clocks(begun, float(told["time"]), time.time())
-            elsewhere = names.warnings(
-                self.host, "correct the name in DNS, or write site_addresses where the site is reached by another one"
-            )
-            if elsewhere:
-                told["warnings"] = elsewhere
+        elsewhere = names.warnings(
+            self.host, "correct the name in DNS, or write site_addresses where the site is reached by another one"
+        )
+        if elsewhere:
+            told["warnings"] = elsewhere
         return told
 
     def _compare_clocks(self, begun: float, told: float, ended: float) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
+from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
 from ansible.template import Templar
 
 # What the action plugins import; loaded here, it is there in every fork.
-from kit_control import app_image, engine_call, inventory_checks, rendering, site_names  # noqa: F401 - see above
+from kit_control import app_image, engine_call, inventory_checks, locked_vault, rendering, site_names  # noqa: F401
+from kit_control.environment import environment_name
 
 DOCUMENTATION = """
 name: kit_warm
@@ -37,7 +39,15 @@ class CallbackModule(CallbackBase):
         """Evaluate the manifest; it is kept by path and time (kit_control.manifest)."""
         manager = play.get_variable_manager()
         host = manager._inventory.get_host("localhost")
-        variables = manager.get_vars(play=play, host=host)
+        try:
+            variables = manager.get_vars(play=play, host=host)
+        except AnsibleError as error:
+            # Ansible meets it right after this, and ends; it names neither the file nor what to type.
+            sources = context.CLIARGS["inventory"] or ()
+            explained = locked_vault.explain(error, sources, environment_name(sources))
+            if explained:
+                self._display.error(str(explained), wrap_text=False)
+            return
         # A mistake in it is told by the task that reads it.
         with suppress(AnsibleError):
             Templar(play.get_loader(), variables=variables).template(variables.get("kit_manifest"))
