@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class ActionModule(KitAction):
             self._refuse_changes(given.env)
         version = source_version.version_of(given.project.source)
         told = {"sha": version.sha, "short": version.short, "ref": given.version}
+        told["started"] = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         return {"changed": False, **told, "engine_answers": _engine_answers()}
 
     def _refuse_changes(self, env: str) -> None:

@@ -59,7 +59,9 @@ _HAS_PYTHON = f"""command -v "$python" > /dev/null || exit {_NO_PYTHON}
 _INSTALL = (
     "python=$1; engine=$2; set -e\n"
     + _HAS_PYTHON
-    + """mkdir -p "${engine%/*}"; cat > "$engine.new"; chmod 0755 "$engine.new"; mv -f "$engine.new" "$engine"
+    # A name of its own: another control node, or another host's task on this machine, may be at it too.
+    + """mkdir -p "${engine%/*}"; new=$(mktemp "$engine.XXXXXXXX"); trap 'rm -f "$new"' EXIT
+cat > "$new"; chmod 0755 "$new"; mv -f "$new" "$engine"
 """
 )
 # The engine comes first on standard input, and just so much of it is read: the verb's own input follows.
