@@ -66,6 +66,8 @@ environment:
 		'inventories/$(ENV)/group_vars/all/vault.yml' '$(ENV)' >&2; \
 		printf 'Next: put the password into .vault/%s (0600), or remove the file and make new secrets: make secrets ENV=%s\n' \
 		'$(ENV)' '$(ENV)' >&2; exit 1; }
+	@[ -z '$(vault)' ] || [ -r '$(vault)' ] || { printf 'The vault password of %s cannot be read: %s (ANSIBLE_VAULT_PASSWORD_FILE)\nNext: ls -l %s\n' \
+		'$(ENV)' '$(vault)' '$(vault)' >&2; exit 1; }
 
 deploy: environment .venv/.kit ## Bring ENV to the newest release
 	@$(play) playbooks/deploy.yml $(ARGS)

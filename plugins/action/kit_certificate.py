@@ -16,6 +16,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
 from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.utils.display import Display
 from kit_control import certificates, engine_call
 from kit_control.action import KitAction
 from kit_control.errors import KitError
@@ -54,20 +56,26 @@ class ActionModule(KitAction):
 
     def _told(self, there: dict[str, Any], inputs: certificates.Inputs) -> dict[str, Any]:
         """Bring the wanted certificate into use, unless it is."""
-        pair = None
+        pair, choice = None, certificates.Choice(make=False)
         if inputs.mode == certificates.PROVIDED:
             given, chain = certificates.judged(inputs)
             if there.get("sha256") != x509.fingerprint(chain):
                 pair = given
-        elif not certificates.keeps(there, inputs.domains, time.time()):
-            pair = certificates.self_signed(inputs.domains, int(self._input("selfsigned_days")))
+        else:
+            replaces = boolean(self._input("selfsigned_replaces"))
+            choice = certificates.choose(there, inputs.domains, time.time(), replaces=replaces)
+            if choice.make:
+                pair = certificates.self_signed(inputs.domains, int(self._input("selfsigned_days")))
+        if choice.note:
+            Display().display(f"    [{self.host}] tls: {choice.note}")
         if pair is None and there.get("served") is not False:
             return {"changed": False, "certificate": there, **self._warning(there)}
         if self._task.check_mode:
-            return {"changed": True}
+            return {"changed": True, **({"warnings": [choice.warning]} if choice.warning else {})}
         told = self._call(pair)
         if not told.get("failed"):
-            told.update(self._warning(told["certificate"], *told.get("warnings", ())))
+            others = [*told.get("warnings", ()), *([choice.warning] if choice.warning else [])]
+            told.update(self._warning(told["certificate"], *others))
         return told
 
     def _ask(self) -> dict[str, Any]:

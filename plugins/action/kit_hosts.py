@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import inventory_checks, source_version
-from kit_control.action import KitAction
+from kit_control import inventory_checks, site_names, source_version
+from kit_control.action import SSH_PORT, KitAction
 from kit_control.errors import KitError
 from kit_engine import docker_socket
 
 # An engine that is alive answers within 0.1 s.
 ENGINE_SECONDS = 10
+_JUMP = re.compile(r"(^|\s)-J|proxy(jump|command)", re.IGNORECASE)
 
 
 class ActionModule(KitAction):
@@ -39,6 +43,7 @@ class ActionModule(KitAction):
             self._refuse_changes(given.env)
         version = source_version.version_of(given.project.source)
         told = {"sha": version.sha, "short": version.short, "ref": given.version}
+        told["started"] = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         return {"changed": False, **told, "engine_answers": _engine_answers()}
 
     def _refuse_changes(self, env: str) -> None:
@@ -66,16 +71,24 @@ class ActionModule(KitAction):
 
     def _hosts(self) -> dict[str, tuple[str, str, str]]:
         """By name: where each host of the group is reached, and its deploy root."""
+        names = self.variables["groups"].get("app", [])
+        if not names:
+            return {}
+        default = str(self._value("kit_deploy_root"))
         found = {}
-        for name in self.variables["groups"].get("app", []):
+        for name in names:
             facts = self.variables["hostvars"][name]
-            root = facts.get("deploy_root", "")
-            found[name] = (
-                str(self._templar.template(facts.get("ansible_host", name))),
-                str(self._templar.template(facts.get("ansible_port", 22))),
-                str(self._templar.template(root)),
-            )
-        return found
+
+            def value(variable: str, default: object, facts: Mapping[str, Any] = facts) -> str:
+                return str(self._templar.template(facts.get(variable, default)))
+
+            way = f"{value('ansible_ssh_common_args', '')} {value('ansible_ssh_extra_args', '')}"
+            # Behind two jump hosts one address is two machines.
+            jump = f" by {way.strip()}" if _JUMP.search(way) else ""
+            port = f"{value('ansible_port', SSH_PORT)}{jump}"
+            found[name] = (value("ansible_host", name), port, value("deploy_root", default))
+        address = site_names.one_address({place[0] for place in found.values()}) if len(found) > 1 else {}
+        return {name: (address.get(host, host), port, root) for name, (host, port, root) in found.items()}
 
 
 def _engine_answers() -> bool:

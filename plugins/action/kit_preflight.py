@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import engine_call
+from kit_control import engine_call, site_names
 from kit_control.action import KitAction
 from kit_control.errors import KitError
 
@@ -20,18 +20,24 @@ MOST_SECONDS_APART = 60
 
 class ActionModule(KitAction):
     """Arguments: ``root``, ``python`` (as of kit_engine), ``stack`` (its description), ``images`` (references of those
-    that it runs)."""
+    that it runs), ``names`` (of the site, that shall lead to the host), ``addresses`` (of the site besides SSH's)."""
 
-    _VALID_ARGS = frozenset({"root", "python", "stack", "images"})
+    _VALID_ARGS = frozenset({"root", "python", "stack", "images", "names", "addresses"})
 
     def work(self) -> dict[str, Any]:
         """Ask the engine, then compare the clocks; see the module's docstring."""
         given = self._task.args
         words = ["--request", json.dumps({"stack": given["stack"], "images": given["images"]})]
+        names = site_names.Lookups(given.get("names") or [], [self.address, *(given.get("addresses") or [])])
         begun = time.time()
         told = engine_call.call(self, Path(given["root"]), str(given["python"]), "preflight", words)
         if not told.get("failed"):
             self._compare_clocks(begun, float(told["time"]), time.time())
+        elsewhere = names.warnings(
+            self.host, "correct the name in DNS, or write site_addresses where the site is reached by another one"
+        )
+        if elsewhere:
+            told["warnings"] = elsewhere
         return told
 
     def _compare_clocks(self, begun: float, told: float, ended: float) -> None:

@@ -19,9 +19,9 @@ from kit_control.action import Inputs, KitAction
 class ActionModule(KitAction):
     """Arguments: ``root``, ``python`` (as of kit_engine), ``in_place`` (it runs from where it was rendered),
     ``current`` (what the host told in preflight), ``record`` (the record of base images on this machine, empty where
-    the host keeps its own)."""
+    the host keeps its own), ``started`` (first part of the release's id, the same on all hosts; empty: now)."""
 
-    _VALID_ARGS = frozenset({"root", "python", "in_place", "current", "record"})
+    _VALID_ARGS = frozenset({"root", "python", "in_place", "current", "record", "started"})
 
     def work(self) -> dict[str, Any]:
         """Compare, deliver, start, and say where it is; see the module's docstring."""
@@ -50,8 +50,9 @@ class ActionModule(KitAction):
             what = f"release {there['id']} would be brought up again" if same else "a new release would be deployed"
             return {"changed": True, "message": what}
         version = source_version.version_of(given.project.source)
+        started = str(task.get("started") or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         asked = {
-            "id": f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{version.short}",
+            "id": f"{started}-{version.short}",
             "configuration": "" if same else wanted,
             "env": given.env,
             "ref": given.version,

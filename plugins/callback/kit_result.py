@@ -9,7 +9,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
 from ansible import constants, context
+from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
+from kit_control import locked_vault
 from kit_control.environment import environment_name
 from kit_control.errors import KitError
 from kit_control.result_file import Outcome
@@ -58,9 +60,18 @@ class CallbackModule(CallbackBase):
             env = environment_name(context.CLIARGS["inventory"] or ())
         except KitError:
             return
-        given = play.get_variable_manager().get_vars(play=play).get("kit_build_root", self._folder.parent / "build")
+        manager = play.get_variable_manager()
+        given = manager.get_vars(play=play).get("kit_build_root", self._folder.parent / "build")
         self._outcome = Outcome(self._playbook, env, Path(str(given), env))
         self._outcome.begin()
+        try:
+            manager.get_vars(play=play, host=manager._inventory.get_host("localhost"))
+        except AnsibleError as error:
+            # Ansible ends right after this, without a word to callbacks; kit_warm says it to people.
+            explained = locked_vault.explain(error, context.CLIARGS["inventory"] or (), env)
+            if explained:
+                self._outcome.failed("localhost", "Read the inventory", {"code": explained.code, "msg": str(explained)})
+                self._outcome.write()
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:  # noqa: ARG002 - Ansible's own
         """Take the time."""

@@ -10,12 +10,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
+from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
 from ansible.template import Templar
 
 # What the action plugins import; loaded here, it is there in every fork.
-from kit_control import app_image, engine_call, inventory_checks, rendering  # noqa: F401 - see above
+from kit_control import app_image, engine_call, inventory_checks, locked_vault, rendering, site_names  # noqa: F401
+from kit_control.environment import environment_name
 
 # Of playbooks/group_vars/all/kit.yml: what stays the same for a host from here on, each before what is made of it;
 # the images' names until the roles that make them tell others.
@@ -49,6 +51,16 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Fill in the wiring of each host: a template is compiled at each reading, and these are read everywhere."""
         manager = play.get_variable_manager()
+        localhost = manager._inventory.get_host("localhost")
+        try:
+            manager.get_vars(play=play, host=localhost)
+        except AnsibleError as error:
+            # Ansible meets it right after this, and ends; it names neither the file nor what to type.
+            sources = context.CLIARGS["inventory"] or ()
+            explained = locked_vault.explain(error, sources, environment_name(sources))
+            if explained:
+                self._display.error(str(explained), wrap_text=False)
+            return
         for host in manager._inventory.get_hosts(play.hosts):
             variables = manager.get_vars(play=play, host=host)
             templar = Templar(play.get_loader(), variables=variables)

@@ -82,7 +82,7 @@ UNBOUND = re.compile(
 )
 KEYWORDS = {
     *("name", "when", "register", "become", "vars", "loop", "loop_control", "changed_when", "failed_when", "tags"),
-    *("check_mode", "environment", "args", "delegate_to", "timeout", "run_once"),
+    *("check_mode", "environment", "args", "delegate_to", "timeout", "run_once", "throttle"),
 }
 
 

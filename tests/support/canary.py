@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from types import TracebackType
@@ -15,6 +17,7 @@ _WATCH = """
 import json, pathlib, select, sys
 wanted = {name: value.encode() for name, value in json.loads(sys.stdin.readline()).items()}
 found, looks = {}, 0
+print("watching", flush=True)
 while not select.select([sys.stdin], [], [], 0.05)[0]:
     looks += 1
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
@@ -59,6 +62,9 @@ look("journal", said("journalctl", "--no-pager", "--boot"))
 print(json.dumps({"files": files, "found": found}))
 """
 
+# What is shorter stands somewhere by chance.
+SHORTEST = 8
+
 
 class Watch:
     """Watch a host's process list while something is done.
@@ -78,6 +84,9 @@ class Watch:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(dict(self.values)) + "\n")
         self._process.stdin.flush()
+        # Until it looks, whatever is done would go unseen.
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "watching\n"
         return self
 
     def __exit__(
@@ -86,6 +95,41 @@ class Watch:
         out, _ = self._process.communicate(timeout=30)
         if kind is None:
             self.told = json.loads(out)
+
+
+def said(text: str, values: Mapping[str, str]) -> list[str]:
+    """Search what was printed, in the forms in which programs print a value.
+
+    Args:
+        text: everything that was said.
+        values: secrets by name.
+
+    Returns:
+        Names of those that stand there: as they are, escaped once or twice, quoted, in Base64, or folded over lines.
+    """
+    short = [name for name, value in values.items() if len(value) < SHORTEST]
+    assert short == [], f"too short to look for: {', '.join(short)}"
+    # Ansible folds and indents, and quoting doubles backslashes and quotes: what is left is the same in every form.
+    plain = _bare(text)
+    return [
+        name
+        for name, value in values.items()
+        if _bare(value) in plain or any(part in text for part in _in_base64(value))
+    ]
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[\s\\\\\"']", "", text)
+
+
+def _in_base64(value: str) -> list[str]:
+    """The parts of Base64 that a value alone decides, wherever in what was encoded it stands."""
+    parts = []
+    for before in range(3):
+        encoded = base64.b64encode(b"x" * before + value.encode()).decode().rstrip("=")
+        # Characters at both ends also hold bits of what stands beside.
+        parts.append(encoded[(before * 8 + 5) // 6 : len(encoded) - 1])
+    return parts
 
 
 def public_places(host: Host, values: Mapping[str, str]) -> tuple[int, list[str]]:

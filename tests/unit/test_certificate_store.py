@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from kit_engine.certificate import Place
 from kit_engine.certificate_checks import Pair, Wanted
 from kit_engine.errors import CheckFailed, EngineError
 from support.certificates import Issued, authorities, issue
+from support.engine_stack import PACKAGES
 
 SITE = "www.example.com"
 CA = authorities()
@@ -95,6 +100,61 @@ def test_without_root_a_key_of_another_user_is_refused(place: Place, monkeypatch
     with pytest.raises(EngineError, match="only root can hand it over"):
         install(place, issue([SITE], CA))
     assert not place.root.exists()
+
+
+def test_installs_at_once_take_turns(place: Place) -> None:
+    ones = [issue([SITE], CA) for _ in range(6)]
+    with ThreadPoolExecutor(len(ones)) as pool:
+        assert list(pool.map(lambda one: install(place, one), ones)) == [True] * len(ones)
+    last = str(place.link.readlink())
+    assert last in {one.serial for one in ones}
+    # The last one and the one before; nothing of the others, and nothing half-done.
+    assert len(folders(place) - {"current"}) == 2
+    assert {"current", last} < folders(place)
+
+
+HOLD = """
+import pathlib, sys
+from kit_engine import certificate
+place = certificate.Place(pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+with certificate.turn(place):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def busy(place: Place) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which installs a certificate and does not end."""
+    install(place, issue([SITE], CA))
+    words = [sys.executable, "-c", HOLD, str(place.root), place.name, str(place.uid)]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGES)}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mine\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.usefixtures("busy")
+def test_who_waits_in_vain_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificate, "TURN_SECONDS", 0.2)
+    before, one = folders(place), issue([SITE], CA)
+    with pytest.raises(EngineError, match="has not ended within") as caught:
+        install(place, one)
+    assert caught.value.code == "locked"
+    assert folders(place) == before
+
+
+def test_a_killed_install_is_in_nobodys_way(place: Place, busy: subprocess.Popen[str]) -> None:
+    one = issue([SITE], CA)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(install, place, one)
+        time.sleep(0.3)
+        assert not waiting.done()
+        busy.kill()
+        assert waiting.result(timeout=10) is True
+    assert str(place.link.readlink()) == one.serial
 
 
 def test_the_place_for_challenges_is_open_to_nginx(place: Place) -> None:

@@ -86,6 +86,31 @@ def test_one_that_is_good_is_kept(names: list[str], left: int, kept: bool) -> No
     assert certificates.keeps({}, ["www.example.com"], time.time()) is False
 
 
+THERE = {"serial": "0A", "names": ["www.example.com"], "not_after": time.time() + 60, "self_signed": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "domains", "replaces", "made", "said"),
+    [
+        ({}, ["www.example.com"], False, False, "0A, which was given and not made by the kit, is kept"),
+        ({}, ["www.example.com"], True, True, "goes out of use: tls_selfsigned_replaces is true"),
+        ({}, ["www.example.com", "x.example.com"], False, True, "goes out of use: it does not cover x.example.com"),
+        ({"not_after": time.time() - 60}, ["www.example.com"], False, True, "goes out of use: it expired on"),
+        ({"self_signed": True}, ["www.example.com"], True, False, ""),
+        ({"self_signed": True}, ["x.example.com"], False, True, ""),
+    ],
+    ids=["good", "good, and unwanted", "other names", "expired", "our own", "our own, other names"],
+)
+def test_one_that_was_given_stays_while_it_is_good_and_never_goes_in_silence(
+    changes: dict[str, object], domains: list[str], replaces: bool, made: bool, said: str
+) -> None:
+    choice = certificates.choose({**THERE, **changes}, domains, time.time(), replaces=replaces)
+    assert choice.make is made
+    assert bool(choice.note + choice.warning) is bool(said)
+    assert said in (choice.warning if made else choice.note)
+    assert certificates.choose({}, domains, time.time(), replaces=replaces) == certificates.Choice(make=True)
+
+
 def test_a_very_long_name_is_no_obstacle() -> None:
     domain = ".".join(["a" * 60, "b" * 60, "example.com"])
     certificate_checks.judge(certificates.self_signed([domain], 30), Wanted((domain,), trust="given"))

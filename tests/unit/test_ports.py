@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -60,12 +62,44 @@ def test_a_port_is_held_by_the_process_with_its_socket(tmp_path: Path) -> None:
     (tmp_path / "net/tcp").write_text(TABLE)
     (tmp_path / "812/fd").mkdir(parents=True)
     (tmp_path / "812/comm").write_text("nginx\n")
+    (tmp_path / "812/cgroup").write_text("0::/\n")
     (tmp_path / "812/fd/3").symlink_to("socket:[2]")
-    assert ports.holder(22, tmp_path) == "process nginx (pid 812)"
-    assert "sudo ss -ltnp" in ports.holder(8080, tmp_path)
+    assert ports.holder(22, tmp_path).text == "process nginx (pid 812)"
+    assert "sudo ss -ltnp" in ports.holder(8080, tmp_path).text
     # A connection's own port is nobody's listening one.
-    assert "sudo ss -ltnp" in ports.holder(8081, tmp_path)
+    assert "sudo ss -ltnp" in ports.holder(8081, tmp_path).text
 
 
 def test_a_host_without_a_kernels_tables_lists_nothing(tmp_path: Path) -> None:
     assert list(ports.listening(tmp_path)) == []
+
+
+LISTENING = (
+    "   0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "service"),
+    [
+        ("0::/system.slice/nginx.service\n", "nginx"),
+        ("9:name=systemd:/docker/82/system.slice/nginx.service\n1:cpu:/\n", "nginx"),
+        ("0::/system.slice/system-web.slice/web@1.service\n", "web@1"),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", ""),
+        ("0::/system.slice/docker-82.scope\n", ""),
+    ],
+)
+def test_the_service_of_a_listener_is_named(tmp_path: Path, cgroup: str, service: str) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/tcp").write_text(f"header\n{LISTENING}")
+    (tmp_path / "812/fd").mkdir(parents=True)
+    (tmp_path / "812/fd/3").symlink_to("socket:[4711]")
+    (tmp_path / "812/comm").write_text("nginx\n")
+    (tmp_path / "812/cgroup").write_text(cgroup)
+    assert ports.holder(80, tmp_path) == ports.Holder("process nginx (pid 812)", service)
+    assert "sudo ss -ltnp" in ports.holder(81, tmp_path).text
+
+
+def test_a_listener_of_our_own_is_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert f"(pid {os.getpid()})" in ports.holder(listener.getsockname()[1]).text

@@ -92,7 +92,58 @@ def stands(there: Mapping[str, Any], domains: Sequence[str], warn_days: int) -> 
         warn_days: fewer days than these until it expires are warned of.
     """
     good = keeps(there, domains, time.time()) and certificate_checks.days_left(float(there["not_after"])) >= warn_days
-    return good and there.get("served") is True
+    # One that somebody gave is kept too, but not in silence.
+    return good and there.get("served") is True and there.get("self_signed") is True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What mode ``selfsigned`` does with what a host has.
+
+    Attributes:
+        make: whether a new one is made and installed.
+        note: said where somebody else's certificate is kept; empty for none.
+        warning: said where somebody else's certificate goes out of use; empty for none.
+    """
+
+    make: bool
+    note: str = ""
+    warning: str = ""
+
+
+def choose(there: Mapping[str, Any], domains: Sequence[str], now: float, *, replaces: bool) -> Choice:
+    """Decide whether a self-signed certificate takes the place of what a host has.
+
+    One that was given (by mode ``provided``, by an ACME client's hook) is better than any made here: it stays while it
+    is good, and it is said so; it never goes out of use in silence.
+
+    Args:
+        there: what the host told of the one in use; empty for none.
+        domains: of the site.
+        now: seconds since 1970.
+        replaces: whether a given one goes although it is good.
+    """
+    good = keeps(there, domains, now)
+    if not there or there["self_signed"]:
+        return Choice(not good)
+    what = f"certificate {there['serial']}, which was given and not made by the kit,"
+    until = certificate_checks.date(float(there["not_after"]))
+    if good and not replaces:
+        return Choice(
+            False,
+            note=f"{what} is kept: it is good until {until}. With tls_selfsigned_replaces: true a self-signed one "
+            "takes its place",
+        )
+    missing = certificate_checks.missing_names([str(name) for name in there["names"]], domains)
+    if good:
+        why = "tls_selfsigned_replaces is true"
+    else:
+        why = f"it does not cover {', '.join(missing)}" if missing else f"it expired on {until}"
+    return Choice(
+        True,
+        warning=f"{what[0].upper()}{what[1:]} goes out of use: {why}. Visitors get a self-signed one, and browsers "
+        "warn of that. The earlier one still lies beside it on the host (docker-manage.sh certificate lists both).",
+    )
 
 
 def self_signed(domains: Sequence[str], days: int) -> Pair:

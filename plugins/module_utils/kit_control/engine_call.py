@@ -60,14 +60,17 @@ _HAS_PYTHON = f"""command -v "$python" > /dev/null || exit {_NO_PYTHON}
 _INSTALL = (
     "python=$1; engine=$2; sum=$3; set -e\n"
     + _HAS_PYTHON
-    + """bin=${engine%/*}; mkdir -p "$bin"; cat > "$engine.new"; chmod 0755 "$engine.new"
-if [ -n "$sum" ]; then
-  rm -rf "$bin"/.engine-*; umask 022
-  "$python" -m zipfile -e "$engine.new" "$bin/.engine-new"
-  "$python" -m compileall -q "$bin/.engine-new" > /dev/null
-  mv "$bin/.engine-new" "$bin/.engine-$sum"
+    # A name of its own: another control node, or another host's task on this machine, may be at it too.
+    + """bin=${engine%/*}; mkdir -p "$bin"; new=$(mktemp "$engine.XXXXXXXX"); trap 'rm -rf "$new" "$new.d"' EXIT
+cat > "$new"; chmod 0755 "$new"
+if [ -n "$sum" ] && [ ! -d "$bin/.engine-$sum" ]; then
+  umask 022
+  "$python" -m zipfile -e "$new" "$new.d"
+  "$python" -m compileall -q "$new.d" > /dev/null
+  rm -rf "$bin"/.engine-*
+  mv -T "$new.d" "$bin/.engine-$sum" 2> /dev/null || true
 fi
-mv -f "$engine.new" "$engine"
+mv -f "$new" "$engine"
 """
 )
 # The engine comes first on standard input, and just so much of it is read: the verb's own input follows.

@@ -19,7 +19,7 @@ from ansible.plugins.loader import connection_loader, init_plugin_loader
 from ansible.template import Templar
 from ansible.vars.manager import VariableManager
 
-from kit_control import unreachable_host
+from kit_control import locked_vault, unreachable_host
 from kit_control.errors import KitError
 
 GROUP = "app"
@@ -78,7 +78,7 @@ def load(root: Path, env: str, inventory: str = "", variables: Mapping[str, Any]
     try:
         hosts = _read(root, sources, variables or {})
     except AnsibleError as error:
-        raise KitError(
+        raise locked_vault.explain(error, sources, env) or KitError(
             "inventory",
             f"The inventory of {env} cannot be read: {error}",
             f"ansible-inventory {' '.join(f'-i {shlex.quote(source)}' for source in sources)} --list",

@@ -6,13 +6,14 @@ Installing one needs no release. It is judged first, and where anything fails th
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -33,6 +34,8 @@ CHAIN_MODE, KEY_MODE, FOLDER_MODE = 0o444, 0o400, 0o755
 REFUSED = "edge_configuration"
 # nginx answers with the new certificate some 0.1 s after the signal; a busy host may take seconds.
 SERVED_SECONDS, POLL_SECONDS, ANSWER_SECONDS = 20.0, 0.1, 5.0
+# Of two installs at once the second waits this long for the first, which may have to go back to the old one.
+TURN_SECONDS = 2 * SERVED_SECONDS + 10
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ def install(place: Place, pair: Pair, wanted: Wanted, docker: Optional[Docker]) 
         Whether anything changed.
 
     Raises:
-        EngineError: it is refused, or nginx would not serve it; the old one is in use as before.
+        EngineError: it is refused, or nginx would not serve it; the old one is in use as before. Or another install is
+            under way and does not end.
     """
     chain = certificate_checks.judge(pair, wanted)
     if os.geteuid() not in (0, place.uid):
@@ -143,8 +147,46 @@ def install(place: Place, pair: Pair, wanted: Wanted, docker: Optional[Docker]) 
             f"{place.folder}: the key must belong to nginx's user {place.uid}, and only root can hand it over.",
             "repeat the command with sudo",
         )
+    prepare.public_folder(place.root, f"{FOLDER}/{place.name}")
+    with turn(place):
+        return _install(place, chain, pair.key, docker)
+
+
+@contextlib.contextmanager
+def turn(place: Place) -> Iterator[None]:
+    """Be the only one who changes a site's certificates; the end of the process, however it ends, gives that up.
+
+    Args:
+        place: of the site's certificates; its folder is there.
+
+    Raises:
+        EngineError: another install goes on and on.
+    """
+    # The folder itself is locked: a file for that would stay behind.
+    descriptor = os.open(place.folder, os.O_RDONLY | os.O_DIRECTORY)
+    end = time.monotonic() + TURN_SECONDS
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise EngineError(
+                        "locked",
+                        f"Another certificate is being installed in {place.folder}, and that has not ended within "
+                        f"{TURN_SECONDS:.0f} s.",
+                        "pgrep -af 'engine.pyz|kit_engine'    (who is it?), then repeat the command",
+                    ) from None
+                time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _install(place: Place, chain: list[Certificate], key: str, docker: Optional[Docker]) -> bool:
     before = place.current
-    folder, made = _lay_down(place, chain, pair.key)
+    folder, made = _lay_down(place, chain, key)
     if folder != before:
         _lead(place, folder)
     try:
@@ -258,7 +300,6 @@ def _lay_down(place: Place, chain: list[Certificate], key: str) -> tuple[str, bo
         name = f"{name}-{x509.fingerprint(chain)[:8]}"
     if (place.folder / name).exists() and _holds(place, name, chain):
         return name, False
-    prepare.public_folder(place.root, f"{FOLDER}/{place.name}")
     incoming = Path(tempfile.mkdtemp(prefix=".incoming-", dir=place.folder))
     try:
         _write(incoming / CHAIN, "".join(one.pem for one in chain), CHAIN_MODE, None)

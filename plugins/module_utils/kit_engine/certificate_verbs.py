@@ -67,7 +67,8 @@ def install_verb(arguments: argparse.Namespace) -> None:
         changed = certificate.install(place, pair, Wanted(domains, trust="given"), docker)
         warnings = _left_behind(place, docker)
     elif place.chain() and not asked.get("only_ask"):
-        changed = certificate.bring_to_visitors(docker, place.chain()[0])
+        with certificate.turn(place):
+            changed = certificate.bring_to_visitors(docker, place.chain()[0])
     now = certificate.facts(place, docker.stack.probe if docker else None)
     result: dict[str, Any] = {"changed": changed, "certificate": now}
     if warnings:

@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -50,25 +51,39 @@ def is_taken(address: str, port: int) -> bool:
     return False
 
 
-def holder(port: int, proc: Path = Path("/proc")) -> str:
-    """Describe the process that listens on a port.
+@dataclass(frozen=True)
+class Holder:
+    """Who listens on a port.
+
+    Attributes:
+        text: such as ``process nginx (pid 812)``; a sentence that says how to find out where we may not see it.
+        service: name of the systemd service that it belongs to; empty for none.
+    """
+
+    text: str
+    service: str = ""
+
+
+def holder(port: int, proc: Path = Path("/proc")) -> Holder:
+    """Find the process that listens on a port.
 
     Args:
         port: the port.
         proc: where the kernel's process files are.
-
-    Returns:
-        Such as ``process nginx (pid 812)``; a sentence that says how to find out if we may not see it.
     """
     inodes = {one.inode for one in listening(proc) if one.port == port}
     pid = _owner(inodes, proc) if inodes else None
     if pid is None:
-        return f"a process of another user (sudo ss -ltnp 'sport = :{port}' names it)"
+        return Holder(f"a process of another user (sudo ss -ltnp 'sport = :{port}' names it)")
     try:
         name = (proc / str(pid) / "comm").read_text().strip()
+        # Of any version: `9:name=systemd:/…/system.slice/nginx.service`, `0::/system.slice/nginx.service`.
+        services = re.findall(
+            r"/system\.slice/(?:.*/)?([^/\n]+)\.service$", (proc / str(pid) / "cgroup").read_text(), re.M
+        )
     except OSError:
-        name = "unknown"
-    return f"process {name} (pid {pid})"
+        return Holder(f"process unknown (pid {pid})")
+    return Holder(f"process {name} (pid {pid})", services[0] if services else "")
 
 
 def listening(proc: Path = Path("/proc")) -> Iterator[Listening]:

@@ -152,7 +152,7 @@ def _ports(docker: Docker, containers: list[Container]) -> list[EngineError]:
         if holders:
             _, _, name, project = holders[0]
             owner = f"container {name}" + (f" of Compose project {project}" if project else "")
-            problems.append(_port_taken(stack, port, owner))
+            problems.append(_port_taken(stack, port, ports.Holder(owner)))
         else:
             problems += _held_by_process(stack, port)
     return problems
@@ -164,13 +164,17 @@ def _held_by_process(stack: Stack, port: Port) -> list[EngineError]:
     return [_port_taken(stack, port, ports.holder(port.port))]
 
 
-def _port_taken(stack: Stack, port: Port, owner: str) -> EngineError:
+def _port_taken(stack: Stack, port: Port, owner: ports.Holder) -> EngineError:
     other = ports.free_port(port.address, port.port) or port.port + 1
+    # What the distribution's own service holds is mostly a package that came along, such as nginx or Apache.
+    stop = f"systemctl disable --now {owner.service}" if owner.service else "stop what holds it"
     if port.choose.isupper():
-        remedy = f"{stack.make('deploy', f'{port.choose}={other}')}    (or stop what holds it)"
+        remedy = f"{stack.make('deploy', f'{port.choose}={other}')}    (or {stop})"
+    elif owner.service:
+        remedy = f"{stop}    (on the host; or set {port.choose}: {other} in inventories/{stack.env})"
     else:
-        remedy = f"set {port.choose}: {other} in inventories/{stack.env} (or stop what holds it)"
-    problem = f"Port {port.port} on {port.address}, wanted by service {port.service}, is taken by {owner}."
+        remedy = f"set {port.choose}: {other} in inventories/{stack.env} (or {stop})"
+    problem = f"Port {port.port} on {port.address}, wanted by service {port.service}, is taken by {owner.text}."
     return EngineError("port", problem, remedy)
 
 

@@ -59,7 +59,8 @@ def public_folder(root: Path, name: str) -> None:
     for part in Path(name).parts:
         path = path / part
         if not path.is_dir():
-            path.mkdir(parents=True)
+            # Another call may be making it as well.
+            path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o755)
 
 
