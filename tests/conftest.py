@@ -14,6 +14,8 @@ STORIES = (
     ("e2e/test_prod.py",),
     ("e2e/test_provision.py", "e2e/test_image_delivery.py"),
     ("e2e/test_on_host.py", "testbed/test_hosts.py", "roles/test_molecule.py::test_docker_host_on_a_fresh_host"),
+    ("e2e/test_three_hosts.py",),
+    ("e2e/test_bad_hosts.py", "e2e/test_canary.py::test_a_process", "e2e/test_canary.py::test_open_places"),
 )
 HERE = Path(__file__).parent
 
