@@ -62,7 +62,9 @@ def test_open_places_of_a_host_are_searched_and_closed_ones_are_not(engine_host:
         ]
     lines += [
         "apt-get install -y -qq busybox-static >/dev/null 2>&1; box=$(readlink -f $(command -v busybox))",
-        f"tar -c -C / ${{box#/}} | docker import --change 'ENV X={made['environment of an image']}' - planted:1",
+        "tar -c -C / ${box#/} | docker import - planted:1",
+        # Of an image alone: a container made from it would tell the same.
+        f"tar -c -T /dev/null | docker import --change 'ENV X={made['environment of an image']}' - planted:2",
         f"docker run --name planted --env Y={made['environment of a container']} planted:1"
         f" $box echo {made['output of a container']} >/dev/null",
         f"logger {made['journal']}",
@@ -81,7 +83,7 @@ def test_open_places_of_a_host_are_searched_and_closed_ones_are_not(engine_host:
         assert any("in docker logs" in line for line in told["output of a container"])
     finally:
         engine_host.run(
-            "sudo docker rm -f planted; sudo docker image rm planted:1;"
+            "sudo docker rm -f planted; sudo docker image rm planted:1 planted:2;"
             "sudo rm -rf /srv/planted /etc/planted /var/log/planted",
             check=False,
         )

@@ -1,0 +1,168 @@
+"""Three empty hosts, each a whole prod stack, deployed together: all of them, or none. In the order of the file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support import checkout, site
+from support.certificates import authorities, issue
+from support.checkout import Checkout, changed
+from support.kit import FIXTURE
+from support.kit import ROOT as KIT
+from testbed.hosts import Host, borrowed
+from testbed.project import DOMAIN, inventory_variables
+
+pytestmark = [pytest.mark.host, pytest.mark.slow]
+
+ROOT = "/srv/guestbook"
+SOURCE = FIXTURE.parent.relative_to(KIT)
+# What a deploy must not touch: files with their times, containers with their start, images, volumes.
+FILES = "sudo find /srv -path '*/shared/logs' -prune -o -printf '%p %T@ %m %u\\n' | sort;"
+CONTAINERS = "sudo docker ps -aq | xargs -r sudo docker inspect --format '{{.Id}} {{.State.StartedAt}}' | sort;"
+STATE = (
+    f"{FILES}{CONTAINERS} sudo docker image ls --all --no-trunc --quiet | sort; sudo docker volume ls --quiet | sort"
+)
+SERIAL = f"readlink {ROOT}/shared/nginx/ssl/guestbook/current"
+# Of a deploy that brings all three their first images, on two busy cores.
+SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Three:
+    """The hosts, and the copy of the kit that deploys to them."""
+
+    kit: Checkout
+    hosts: tuple[Host, ...]
+
+    def make(self, target: str, *words: str, check: bool = True) -> str:
+        """Type make for all of them."""
+        given = " ".join([f"make {target} ENV=prod INVENTORY=hosts.yml MANIFEST={SOURCE}/deploy.yml", *words])
+        return self.kit.type(given, {}, check=check, limit=SECONDS)
+
+    def result(self) -> dict[str, dict[str, object]]:
+        """What the last playbook left for pipelines, by host."""
+        told: dict[str, dict[str, object]] = json.loads((self.kit.path / "build/prod/result.json").read_text())["hosts"]
+        return told
+
+    def change(self, text: str) -> str:
+        """Change what the app answers; gives the commit's short id."""
+        path = self.kit.path / SOURCE / "site_settings.py"
+        path.write_text(re.sub(r'f".*: \{cursor', f'f"{text} migrations: {{cursor', path.read_text()))
+        return self.kit.commit(text)[:7]
+
+    def releases(self) -> list[str]:
+        """The release that each host serves, as its own link has it."""
+        return [Path(host.run(f"readlink {ROOT}/current").stdout.strip()).name for host in self.hosts]
+
+    def answers(self) -> list[str]:
+        """What each host's site answers."""
+        told = []
+        for host in self.hosts:
+            status, body = site.ask(host.ports[443], "/up", host=DOMAIN)
+            assert status.status == 200, body
+            told.append(body.decode().partition(":")[0])
+        return told
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
+    """Three hosts, provisioned together."""
+    kit = checkout.copy(tmp_path_factory.mktemp("three") / "checkout")
+    # What provisioning sets up besides is shown by test_provision.py, and costs each host packages.
+    quick = {"docker_host_source": "distribution", "host_setup_updates": False, "host_setup_time": False}
+    variables = {**inventory_variables(FIXTURE), **quick}
+    with borrowed(hosts=3, publish=(443,), variables=variables) as run:
+        shutil.copyfile(run.inventory, kit.path / "hosts.yml")
+        (kit.path / ".git/info/exclude").write_text(".venv\nhosts.yml\n")
+        made = Three(kit, run.hosts)
+        made.make("secrets")
+        made.make("provision")
+        yield made
+
+
+def test_all_get_one_release_together(three: Three) -> None:
+    three.make("deploy")
+    assert len(set(three.releases())) == 1
+    assert three.answers() == ["migrations"] * 3
+
+
+def test_a_host_that_fails_its_checks_keeps_all_as_they_are(three: Three) -> None:
+    first, broken, last = three.hosts
+    releases = three.releases()
+    three.change("second")
+    broken.run("sudo systemctl stop docker.socket docker", timeout=120)
+    before = [host.run(STATE).stdout for host in (first, last)]
+    files = broken.run(FILES).stdout
+    try:
+        said = three.make("deploy", check=False)
+        after = [host.run(STATE).stdout for host in (first, last)]
+        assert broken.run(FILES).stdout == files
+    finally:
+        broken.run("sudo systemctl start docker", timeout=120)
+    assert "The Docker engine is not running or not reachable" in said
+    assert "Next: make provision ENV=prod" in said
+    told = three.result()
+    assert [told[host.name]["code"] for host in three.hosts] == ["ok", "engine", "ok"]
+    assert not any(told[host.name]["changed"] for host in three.hosts)
+    assert after == before
+    assert three.releases() == releases
+
+
+def test_a_host_that_cannot_be_delivered_to_keeps_all_at_their_release(three: Three) -> None:
+    _, broken, _ = three.hosts
+    releases, before = three.releases(), [host.run(CONTAINERS).stdout for host in three.hosts]
+    broken.run(f"sudo rm -rf {ROOT}/incoming && sudo touch {ROOT}/incoming")
+    try:
+        three.make("deploy", check=False)
+    finally:
+        broken.run(f"sudo rm {ROOT}/incoming")
+    told = three.result()
+    assert told[broken.name]["task"] == "deliver | Bring the images that the host lacks"
+    assert [told[host.name]["ok"] for host in three.hosts] == [True, False, True]
+    assert three.releases() == releases
+    assert [host.run(CONTAINERS).stdout for host in three.hosts] == before
+
+
+def test_then_all_get_the_new_release(three: Three) -> None:
+    releases = three.releases()
+    three.make("deploy")
+    assert len(set(three.releases())) == 1
+    assert three.releases() != releases
+    assert three.answers() == ["second migrations"] * 3
+
+
+def test_a_second_run_changes_nothing_and_keeps_a_certificate_that_was_given(three: Three) -> None:
+    first, *_ = three.hosts
+    one = issue([DOMAIN], authorities())
+    for name, text in (("chain", one.chain), ("key", one.key_pem), ("root", one.root)):
+        first.run(f"umask 077; cat > /tmp/{name}.pem", stdin=text.encode())
+    first.run(
+        f"sudo {ROOT}/docker-manage.sh prod certificate --chain /tmp/chain.pem --key /tmp/key.pem --ca /tmp/root.pem"
+    )
+
+    said = three.make("deploy")
+
+    assert changed(said) == {0}
+    (told,) = [line for line in said.splitlines() if "tls:" in line]
+    assert told.startswith(
+        f"    [{first.name}] tls: certificate {one.serial}, which was given and not made by the kit,"
+    )
+    assert first.run(SERIAL).stdout.strip() == one.serial
+
+
+def test_one_that_was_given_goes_only_when_that_is_asked_for(three: Three) -> None:
+    first, *_ = three.hosts
+    given = first.run(SERIAL).stdout
+
+    said = three.make("deploy", "ARGS='-e tls_selfsigned_replaces=true'")
+
+    assert re.search(r"WARNING.*goes out of use: tls_selfsigned_replaces is true", " ".join(said.split()))
+    assert [three.result()[host.name]["changed"] for host in three.hosts] == [True, False, False]
+    assert first.run(SERIAL).stdout != given
+    assert given in first.run(f"sudo ls {ROOT}/shared/nginx/ssl/guestbook").stdout
