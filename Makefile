@@ -21,14 +21,16 @@ ARGS ?=
 
 BIN := .venv/bin
 # A vault password comes from the caller's own file, else from .vault/<env>, which `make secrets` makes.
-vault := $(or $(ANSIBLE_VAULT_PASSWORD_FILE),$(wildcard .vault/$(ENV)))
-play := $(if $(vault),ANSIBLE_VAULT_PASSWORD_FILE=$(vault)) $(BIN)/ansible-playbook -i inventories/$(ENV) \
+# Asked for in the recipe itself: `make secrets provision deploy` makes it and uses it in one call.
+vault = $${ANSIBLE_VAULT_PASSWORD_FILE:-$$([ ! -f '.vault/$(ENV)' ] || echo '.vault/$(ENV)')}
+with_vault = vault="$(vault)"; env $${vault:+ANSIBLE_VAULT_PASSWORD_FILE="$$vault"}
+play := $(with_vault) $(BIN)/ansible-playbook -i inventories/$(ENV) \
 	$(if $(INVENTORY),-i $(INVENTORY)) $(if $(MANIFEST),-e "{\"project_manifest\": \"$$(realpath -- '$(MANIFEST)')\"}") \
 	$(if $(WEB_PORT),-e web_port=$(WEB_PORT)) $(if $(DB_PORT),-e db_port=$(DB_PORT)) \
 	$(if $(VERSION),-e project_version=$(VERSION)) $(if $(DIRTY),-e project_dirty=true)
 # Where the environment's host is this machine, its own script; else the same one on the host, over SSH.
 is_here := $(shell grep -rls '^ansible_connection: local' 'inventories/$(ENV)')
-over_ssh = $(if $(vault),ANSIBLE_VAULT_PASSWORD_FILE=$(vault)) PYTHONPATH=plugins/module_utils $(BIN)/python -m kit_control.on_host \
+over_ssh = $(with_vault) PYTHONPATH=plugins/module_utils $(BIN)/python -m kit_control.on_host \
 	--env '$(ENV)' $(if $(INVENTORY),--inventory '$(INVENTORY)') $(if $(MANIFEST),--manifest '$(MANIFEST)') $(if $(HOST),--host '$(HOST)')
 manage = $(if $(is_here),./docker-manage.sh $(ENV),$(over_ssh))
 login := environment $(if $(is_here),,.venv/.kit)
@@ -61,13 +63,13 @@ requirements: .venv/.dev ## Compile the locks under requirements/ anew from thei
 environment:
 	@[ -d 'inventories/$(ENV)' ] || { printf 'There is no environment %s; there are: %s\nNext: make <target> ENV=<one of these>, or copy inventories/prod to inventories/%s\n' \
 		"'$(ENV)'" "$$(ls -m inventories)" '$(ENV)' >&2; exit 1; }
-	@[ ! -f 'inventories/$(ENV)/group_vars/all/vault.yml' ] || [ -n '$(vault)' ] || { \
+	@[ ! -f 'inventories/$(ENV)/group_vars/all/vault.yml' ] || [ -n "$(vault)" ] || { \
 		printf '%s is encrypted, and its password is not here: no .vault/%s, and ANSIBLE_VAULT_PASSWORD_FILE is not set.\n' \
 		'inventories/$(ENV)/group_vars/all/vault.yml' '$(ENV)' >&2; \
 		printf 'Next: put the password into .vault/%s (0600), or remove the file and make new secrets: make secrets ENV=%s\n' \
 		'$(ENV)' '$(ENV)' >&2; exit 1; }
-	@[ -z '$(vault)' ] || [ -r '$(vault)' ] || { printf 'The vault password of %s cannot be read: %s (ANSIBLE_VAULT_PASSWORD_FILE)\nNext: ls -l %s\n' \
-		'$(ENV)' '$(vault)' '$(vault)' >&2; exit 1; }
+	@[ -z "$(vault)" ] || [ -r "$(vault)" ] || { printf 'The vault password of %s cannot be read: %s (ANSIBLE_VAULT_PASSWORD_FILE)\nNext: ls -l %s\n' \
+		'$(ENV)' "$(vault)" "$(vault)" >&2; exit 1; }
 
 deploy: environment .venv/.kit ## Bring ENV to the newest release
 	@$(play) playbooks/deploy.yml $(ARGS)
