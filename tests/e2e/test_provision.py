@@ -65,7 +65,7 @@ def bare() -> Iterator[Host]:
             "sudo apt-get purge --quiet=2 --yes 'python3*' 'libpython3*' >/dev/null 2>&1; ! command -v python3;"
             "sudo useradd --create-home --shell /bin/bash visitor;"
             "sudo cp -r ~/.ssh /home/visitor/ && sudo chown -R visitor: /home/visitor/.ssh;"
-            "sudo install -D -m 0600 ~/.ssh/authorized_keys /root/.ssh/authorized_keys;"
+            "sudo install -D -m 0600 ~/.ssh/authorized_keys ~root/.ssh/authorized_keys;"
             f"echo '{RENTED}' | sudo tee /etc/ssh/sshd_config.d/10-rented.conf >/dev/null;"
             "sudo systemctl reload ssh"
         )
