@@ -7,14 +7,18 @@ not be an old connection used again, has it kept; without one it is undone at on
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import engine_call
+from kit_control import engine_call, unreachable_host
 from kit_control.action import KitAction
 from kit_control.errors import KitError
+
+# An sshd that reads its settings anew listens to nobody for a moment, a longer one on a busy host.
+SETTLING_SECONDS = 6
 
 
 class ActionModule(KitAction):
@@ -77,11 +81,22 @@ class ActionModule(KitAction):
         self._connection.set_option("ssh_extra_args", f"{before['ssh_extra_args'] or ''} -o ControlPath=none")
         if user:
             self._connection.set_option("remote_user", user)
+        end = time.monotonic() + SETTLING_SECONDS
+        try:
+            while (error := self._refused()) and unreachable_host.SILENT in error.problem and time.monotonic() < end:
+                time.sleep(1)
+            if error:
+                problem = f"A new login failed after this change.\n{error.problem}"
+                raise KitError("login", problem, error.remedy) from error
+        finally:
+            for name, value in before.items():
+                self._connection.set_option(name, value)
+
+    def _refused(self) -> KitError | None:
+        """Try the connection; the error where it fails."""
         try:
             done = engine_call.run(self, "id -u", [], as_root=bool(self._task.args.get("root", True)))
             engine_call.demand_root(self, done)
         except KitError as error:
-            raise KitError("login", f"A new login failed after this change.\n{error.problem}", error.remedy) from error
-        finally:
-            for name, value in before.items():
-                self._connection.set_option(name, value)
+            return error
+        return None

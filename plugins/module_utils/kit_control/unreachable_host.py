@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from kit_control.errors import KitError
 
+# The cause where nothing more is known.
+SILENT = "it does not answer"
+
 
 def explain(host: str, address: str, said: str, login: str = "", known: str = "") -> KitError:
     """Turn what SSH said into host, cause and the next command.
@@ -30,7 +33,7 @@ def explain(host: str, address: str, said: str, login: str = "", known: str = ""
     elif "could not resolve" in low:
         cause, remedy = "its name is not known to any name server", "correct ansible_host in the inventory"
     else:
-        cause, remedy = "it does not answer", f"{login}    (is the host up, and the port right?)"
+        cause, remedy = SILENT, f"{login}    (is the host up, and the port right?)"
     return KitError(
         "unreachable", f"Host {host} ({address}) cannot be reached: {cause}.\n    {last_line(said)}", remedy
     )
