@@ -86,7 +86,7 @@ def test_one_that_is_good_is_kept(names: list[str], left: int, kept: bool) -> No
     assert certificates.keeps({}, ["www.example.com"], time.time()) is False
 
 
-THERE = {"serial": "0A", "names": ["www.example.com"], "not_after": time.time() + 60, "self_signed": False}
+THERE = {"serial": "0A", "names": ["www.example.com"], "not_after": time.time() + 86400, "self_signed": False}
 
 
 @pytest.mark.parametrize(
