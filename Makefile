@@ -22,7 +22,7 @@ ARGS ?=
 BIN := .venv/bin
 # A vault password comes from the caller's own file, else from .vault/<env>, which `make secrets` makes.
 vault := $(or $(ANSIBLE_VAULT_PASSWORD_FILE),$(wildcard .vault/$(ENV)))
-play := $(if $(vault),ANSIBLE_VAULT_PASSWORD_FILE=$(vault)) $(BIN)/ansible-playbook -i inventories/$(ENV) \
+play := $(if $(vault),ANSIBLE_VAULT_PASSWORD_FILE=$(vault)) $(BIN)/python plugins/play.py -i inventories/$(ENV) \
 	$(if $(INVENTORY),-i $(INVENTORY)) $(if $(MANIFEST),-e "{\"project_manifest\": \"$$(realpath -- '$(MANIFEST)')\"}") \
 	$(if $(WEB_PORT),-e web_port=$(WEB_PORT)) $(if $(DB_PORT),-e db_port=$(DB_PORT)) \
 	$(if $(VERSION),-e project_version=$(VERSION)) $(if $(DIRTY),-e project_dirty=true)

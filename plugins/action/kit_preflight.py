@@ -20,9 +20,9 @@ MOST_SECONDS_APART = 60
 
 class ActionModule(KitAction):
     """Arguments: ``root``, ``python`` (as of kit_engine), ``stack`` (its description), ``images`` (references of those
-    that it runs)."""
+    that it runs), ``configuration`` (hash of the release that is wanted; empty: nothing is compared)."""
 
-    _VALID_ARGS = frozenset({"root", "python", "stack", "images"})
+    _VALID_ARGS = frozenset({"root", "python", "stack", "images", "configuration"})
 
     def work(self) -> dict[str, Any]:
         """Ask the engine, then compare the clocks; see the module's docstring."""
@@ -30,9 +30,16 @@ class ActionModule(KitAction):
         words = ["--request", json.dumps({"stack": given["stack"], "images": given["images"]})]
         begun = time.time()
         told = engine_call.call(self, Path(given["root"]), str(given["python"]), "preflight", words)
-        if not told.get("failed"):
-            self._compare_clocks(begun, float(told["time"]), time.time())
-        return told
+        if told.get("failed"):
+            return told
+        self._compare_clocks(begun, float(told["time"]), time.time())
+        there = told["current"]
+        stands = there["serves"] and there["configuration"] == (given["configuration"] or None)
+        if not stands or not all(told["images"]["images"].values()):
+            return {**told, "stands": False}
+        stack = given["stack"]
+        self.say(f"{stack['name']} ({stack['env']}) is up to date: release {there['id']}")
+        return {**told, "stands": True, "release": there["id"]}
 
     def _compare_clocks(self, begun: float, told: float, ended: float) -> None:
         apart = max(begun - told, told - ended)
