@@ -24,7 +24,7 @@ BIN := .venv/bin
 # Asked for in the recipe itself: `make secrets provision deploy` makes it and uses it in one call.
 vault = $${ANSIBLE_VAULT_PASSWORD_FILE:-$$([ ! -f '.vault/$(ENV)' ] || echo '.vault/$(ENV)')}
 with_vault = vault="$(vault)"; env $${vault:+ANSIBLE_VAULT_PASSWORD_FILE="$$vault"}
-play := $(with_vault) $(BIN)/ansible-playbook -i inventories/$(ENV) \
+play := $(with_vault) $(BIN)/python plugins/play.py -i inventories/$(ENV) \
 	$(if $(INVENTORY),-i $(INVENTORY)) $(if $(MANIFEST),-e "{\"project_manifest\": \"$$(realpath -- '$(MANIFEST)')\"}") \
 	$(if $(WEB_PORT),-e web_port=$(WEB_PORT)) $(if $(DB_PORT),-e db_port=$(DB_PORT)) \
 	$(if $(VERSION),-e project_version=$(VERSION)) $(if $(DIRTY),-e project_dirty=true)

@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import bundle, inputs, inventory_checks
+from kit_control import bundle, inputs, inventory_checks, planning, release_archive
 from kit_control.action import KitAction
 from kit_control.context import Stack
 from kit_control.errors import KitError
@@ -30,6 +30,13 @@ class ActionModule(KitAction):
 
     def work(self) -> dict[str, Any]:
         """Judge and render; see the module's docstring."""
+        if not self._task.args.get("only_check", False):
+            return self._work()
+        # Judging takes as long as connecting to the host, which is asked next.
+        with self.opening_connection():
+            return self._work()
+
+    def _work(self) -> dict[str, Any]:
         given = self.inputs()
         root, env, project, folder = given.root, given.env, given.project, given.folder
         deploying = bool(self._task.args.get("deploy", False))
@@ -46,9 +53,12 @@ class ActionModule(KitAction):
             "missing": list(stack.missing), "folder": str(folder), "stack": stack.description,
             "images": {name: ref for name, ref in images.items() if ref in in_use},
         }  # fmt: skip
-        if self._task.args.get("only_check", False):
-            return result
         files = bundle.render(stack, root)
+        if self._task.args.get("only_check", False):
+            # What a host compares with what it has; empty where that is not what lies here.
+            lies_here = deploying and not bundle.differences(files, folder)
+            wanted = release_archive.configuration(planning.files_of(given, files)) if lies_here else ""
+            return {**result, "configuration": wanted}
         changed = bundle.write(files, folder) if writes else bundle.differences(files, folder)
         result.update(changed=bool(changed or made), files=changed, secrets_made=made)
         if stack.missing:

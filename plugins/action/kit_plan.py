@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import engine_call, planning, release_archive
+from kit_control import bundle, engine_call, planning, release_archive
 from kit_control.action import Inputs, KitAction
 from kit_control.context import Stack
 from kit_control.rendering import stack_of
@@ -32,7 +32,7 @@ class ActionModule(KitAction):
         stack, _, _ = stack_of(given, writes=False)
         if self._task.args.get("list_migrations", False):
             return self._call("image-migrations", self._image(given, stack))
-        files = planning.files_of(given, stack)
+        files = planning.files_of(given, bundle.render(stack, given.root))
         known = self._task.args.get("migrations") or {}
         asked = Request(
             configuration=release_archive.configuration(files),

@@ -20,9 +20,10 @@ MOST_SECONDS_APART = 60
 
 class ActionModule(KitAction):
     """Arguments: ``root``, ``python`` (as of kit_engine), ``stack`` (its description), ``images`` (references of those
-    that it runs), ``names`` (of the site, that shall lead to the host), ``addresses`` (of the site besides SSH's)."""
+    that it runs), ``names`` (of the site, that shall lead to the host), ``addresses`` (of the site besides SSH's),
+    ``configuration`` (hash of the release that is wanted; empty: nothing is compared)."""
 
-    _VALID_ARGS = frozenset({"root", "python", "stack", "images", "names", "addresses"})
+    _VALID_ARGS = frozenset({"root", "python", "stack", "images", "names", "addresses", "configuration"})
 
     def work(self) -> dict[str, Any]:
         """Ask the engine, then compare the clocks; see the module's docstring."""
@@ -31,14 +32,21 @@ class ActionModule(KitAction):
         names = site_names.Lookups(given.get("names") or [], [self.address, *(given.get("addresses") or [])])
         begun = time.time()
         told = engine_call.call(self, Path(given["root"]), str(given["python"]), "preflight", words)
-        if not told.get("failed"):
-            self._compare_clocks(begun, float(told["time"]), time.time())
+        if told.get("failed"):
+            return told
+        self._compare_clocks(begun, float(told["time"]), time.time())
         elsewhere = names.warnings(
             self.host, "correct the name in DNS, or write site_addresses where the site is reached by another one"
         )
         if elsewhere:
             told["warnings"] = elsewhere
-        return told
+        there = told["current"]
+        stands = there["serves"] and there["configuration"] == (given["configuration"] or None)
+        if not stands or not all(told["images"]["images"].values()):
+            return {**told, "stands": False}
+        stack = given["stack"]
+        self.say(f"{stack['name']} ({stack['env']}) is up to date: release {there['id']}")
+        return {**told, "stands": True, "release": there["id"]}
 
     def _compare_clocks(self, begun: float, told: float, ended: float) -> None:
         apart = max(begun - told, told - ended)

@@ -74,3 +74,4 @@ class CallbackModule(CallbackBase):
             self._filled |= {(host.name, name) for name in filled}
         # What is there by now, a fork's collector passes over: its pages stay the parent's.
         gc.freeze()
+        gc.enable()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -17,6 +20,8 @@ from kit_control.errors import KitError
 from kit_control.settings import Settings
 
 SSH_PORT = 22
+# A connection is opened within half a second, or something is wrong.
+PATIENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,26 @@ class KitAction(ActionBase):
     def say(self, message: str) -> None:
         """Show a line to whoever watches; a task that only prints costs as much as one that works."""
         Display().display(f"    [{self.host}] {message}" if self.is_remote else f"    {message}")
+
+    @contextmanager
+    def opening_connection(self) -> Iterator[None]:
+        """Have the connection to the task's host opened while other work is done; there, nothing is.
+
+        Where that fails or takes long, the next task, which needs it, says why.
+        """
+        greeting = Thread(target=self._greet, daemon=True)
+        if self.is_remote:
+            greeting.start()
+        try:
+            yield
+        finally:
+            if self.is_remote:
+                # Two that open one at once would end with two of them.
+                greeting.join(PATIENCE_SECONDS)
+
+    def _greet(self) -> None:
+        with suppress(AnsibleError):
+            self._low_level_execute_command("true", sudoable=False, in_data=b"\n")
 
     def work(self) -> dict[str, Any]:
         """Do what the plugin is for.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kit_engine.synced_source import FOLDER as SOURCE
@@ -20,20 +20,20 @@ SCRATCH = (LOG_DIR, MEDIA_ROOT, STATIC_ROOT)
 _STAND_IN_LENGTH = 96
 
 
-def files_of(given: Inputs, stack: Stack) -> dict[str, Entry]:
-    """Render a bundle as the host would receive it, in memory: a plan leaves no secret on this machine's disk either.
+def files_of(given: Inputs, rendered: Iterable[bundle.File]) -> dict[str, Entry]:
+    """Give a bundle as the host would receive it, in memory: a plan leaves no secret on this machine's disk either.
 
     Args:
         given: the project in its environment.
-        stack: what to print.
+        rendered: the bundle's files.
 
     Returns:
         Content and mode by path inside the bundle.
 
     Raises:
-        KitError: a template cannot be rendered, or a file of the project cannot be read.
+        KitError: a file of the project cannot be read.
     """
-    files = {file.path: (file.content, file.mode) for file in bundle.render(stack, given.root)}
+    files = {file.path: (file.content, file.mode) for file in rendered}
     if given.settings["source"] == "read_only":
         source = app_image.project_files(given.project, given.root)
         files.update({f"{SOURCE}/{name}": entry for name, entry in source.items()})
