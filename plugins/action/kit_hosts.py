@@ -74,7 +74,7 @@ class ActionModule(KitAction):
         names = self.variables["groups"].get("app", [])
         if not names:
             return {}
-        default = str(self._value("kit_deploy_root"))
+        default = str(self.value("kit_deploy_root"))
         found = {}
         for name in names:
             facts = self.variables["hostvars"][name]
