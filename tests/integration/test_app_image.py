@@ -76,6 +76,7 @@ def test_layers_above_the_base_are_small(release: str) -> None:
     assert inspect(release)["Size"] - inspect(base_image("python"))["Size"] <= MOST_BYTES_ABOVE_BASE
 
 
+@pytest.mark.timed
 def test_one_changed_line_is_built_within_three_seconds(copied: manifest.Manifest, tmp_path: Path) -> None:
     bundle = machine.company_bundle()
     first = build(copied, tmp_path, bundle)

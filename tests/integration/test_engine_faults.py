@@ -80,14 +80,15 @@ def test_restart_loop_of_an_earlier_failure_is_mended(cleaned: SmallStack) -> No
     ("changes", "said"),
     [
         ({"command": ["python3", "-c", "raise SystemExit('no such queue')"]}, "no such queue"),
-        ({"command": ["sleep", "600"], "healthcheck": {"test": ["CMD", "false"]}}, "is not healthy after 8 s"),
+        ({"command": ["sleep", "600"], "healthcheck": {"test": ["CMD", "false"]}}, "is not healthy after 25 s"),
     ],
     ids=["ends", "is not well"],
 )
 def test_worker_that_does_not_work_fails_the_release_though_web_is_ready(
     new_stack: SmallStack, changes: dict[str, Any], said: str
 ) -> None:
-    limits = {"min_free_bytes": 1, "ready_timeout_seconds": 8, "command_timeout_seconds": 60}
+    # Longer than the database takes to be made on a busy machine.
+    limits = {"min_free_bytes": 1, "ready_timeout_seconds": 25, "command_timeout_seconds": 60}
     services = {"services": ["db", "web", "worker"], "app_services": ["web", "worker"]}
     new_stack.write(description={**services, "limits": limits})
     compose = new_stack.root / "docker-compose.local.yml"

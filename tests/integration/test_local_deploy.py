@@ -37,6 +37,7 @@ def answers(stack: LocalStack, path: str) -> bool:
         return False
 
 
+@pytest.mark.timed
 class TestExample:
     """In the order of the file: each test goes on from what the one before it left."""
 
