@@ -147,6 +147,16 @@ def test_one_host_under_two_names_is_refused(tmp_path: Path) -> None:
     assert "unreachable=1" not in run.output
 
 
+def test_inputs_of_all_roles_are_judged_before_a_host_is_touched(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts.yml"
+    hosts.write_text("app: {hosts: {web1: {ansible_host: 192.0.2.10}}}\n")
+    given = {**VALID, "vault_secrets": {"KEY": GOOD_KEY, "PGPASSWORD": GOOD_KEY}, "smoke_timeout_seconds": "soon"}
+    run = playbook("deploy", "prod", given, "-i", str(hosts), scratch=tmp_path)
+    assert run.code != 0
+    assert "smoke_timeout_seconds" in run.output
+    assert "unreachable=1" not in run.output
+
+
 def test_make_names_the_environments_that_there_are() -> None:
     done = subprocess.run(["make", "deploy", "ENV=prdo"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode != 0

@@ -114,3 +114,26 @@ def test_one_that_was_given_stays_while_it_is_good_and_never_goes_in_silence(
 def test_a_very_long_name_is_no_obstacle() -> None:
     domain = ".".join(["a" * 60, "b" * 60, "example.com"])
     certificate_checks.judge(certificates.self_signed([domain], 30), Wanted((domain,), trust="given"))
+
+
+STANDING = {
+    "names": ["www.example.com"],
+    "not_after": time.time() + 90 * 86400,
+    "self_signed": True,
+    "served": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "stands"),
+    [
+        ({}, True),
+        ({"served": False}, False),
+        ({"self_signed": False}, False),
+        ({"names": ["other.example.com"]}, False),
+        ({"not_after": time.time() + 5 * 86400}, False),
+    ],
+    ids=["good", "not served", "somebody's own", "another name", "few days left"],
+)
+def test_only_one_that_nothing_is_to_be_said_of_stands(changes: dict[str, object], stands: bool) -> None:
+    assert certificates.stands({**STANDING, **changes}, ("www.example.com",), 14) is stands

@@ -104,3 +104,13 @@ def test_every_code_has_a_meaning_and_is_in_use() -> None:
     # What the callback itself says stands in no error.
     used = codes.used(ROOT / "plugins") | set(codes.OF_PLAYBOOKS)
     assert sorted(used ^ set(codes.MEANINGS)) == [], "mend kit_control/codes.py"
+
+
+def test_each_task_is_told_with_its_seconds(tmp_path: Path) -> None:
+    run = outcome(tmp_path)
+    run.step("Judge")
+    run.step("Release")
+    run.write()
+    told = json.loads((tmp_path / "result.json").read_text())["steps"]
+    assert [one["step"] for one in told] == ["Judge", "Release"]
+    assert all(one["seconds"] >= 0 for one in told)
