@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from kit_control import secret_store
+from support import checkout
 from support.kit import FIXTURE, ROOT, copy_inventory, playbook
 
 CANARY = "canary-that-nobody-may-say-" + "c" * 40
@@ -54,3 +55,10 @@ def test_a_mistaken_value_is_not_repeated(kit: Path) -> None:
     assert run.code != 0
     assert "KEY starts with 'django-insecure-'" in run.output
     assert CANARY not in run.output
+
+
+def test_one_call_of_make_makes_the_vault_and_opens_it(tmp_path: Path) -> None:
+    copied = checkout.copy(tmp_path / "kit")
+    copied.type("make secrets render ENV=prod", {})
+    secret = copied.secrets("prod")["SECRET_KEY"]
+    assert (copied.path / "build/prod/secrets/SECRET_KEY").read_text() == secret

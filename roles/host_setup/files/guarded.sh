@@ -13,7 +13,8 @@ fail() {
 undo() {
   # A timer whose time has come is at work; our own call would only do the same once more.
   sh "$folder/undo.sh"
-  systemctl stop "$undo.timer" 2>/dev/null || true
+  # It is gone once its time has come; one that goes on would undo what comes next.
+  systemctl stop "$undo.timer" 2>/dev/null || ! waits || fail "The timer $undo.timer cannot be stopped."
 }
 waits() { systemctl is-active --quiet "$undo.timer"; }
 
