@@ -12,7 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kit_control import ignored_files, source_version
+from docker.utils.build import exclude_paths
+
+from kit_control import source_version
 from kit_control.errors import KitError
 from kit_control.manifest import Manifest, load
 from kit_control.settings import APP_UID, IMAGE_STATIC
@@ -157,7 +159,7 @@ def _build_script(build: Mapping[str, Any]) -> str:
 def _project_files(source: Path, common: Path, writable: Iterable[str]) -> dict[str, _Entry]:
     patterns = _patterns(common) + _patterns(source / ".dockerignore") + list(writable)
     files = {}
-    for name in ignored_files.kept(source, patterns):
+    for name in exclude_paths(str(source), patterns):
         path = source / name
         # A link is packed as what it leads to, and only if that lies inside.
         if path.is_file() and path.resolve().is_relative_to(source.resolve()):

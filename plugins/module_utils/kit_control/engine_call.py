@@ -68,7 +68,8 @@ if [ -n "$sum" ] && [ ! -d "$bin/.engine-$sum" ]; then
   "$python" -m zipfile -e "$new" "$new.d"
   "$python" -m compileall -q "$new.d" > /dev/null
   rm -rf "$bin"/.engine-*
-  mv -T "$new.d" "$bin/.engine-$sum" 2> /dev/null || true
+  # Whoever was quicker has brought the same.
+  mv -T "$new.d" "$bin/.engine-$sum" 2> /dev/null || [ -d "$bin/.engine-$sum" ]
 fi
 mv -f "$new" "$engine"
 """
