@@ -17,6 +17,8 @@ CONFIRM ?=
 HOST ?=
 ROTATE ?=
 CONFIRM_HOST_KEYS ?=
+ALLOW_RESTART ?=
+RELEASE ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -27,7 +29,7 @@ with_vault = vault="$(vault)"; env $${vault:+ANSIBLE_VAULT_PASSWORD_FILE="$$vaul
 play := $(with_vault) $(BIN)/python plugins/play.py -i inventories/$(ENV) \
 	$(if $(INVENTORY),-i $(INVENTORY)) $(if $(MANIFEST),-e "{\"project_manifest\": \"$$(realpath -- '$(MANIFEST)')\"}") \
 	$(if $(WEB_PORT),-e web_port=$(WEB_PORT)) $(if $(DB_PORT),-e db_port=$(DB_PORT)) \
-	$(if $(VERSION),-e project_version=$(VERSION)) $(if $(DIRTY),-e project_dirty=true)
+	$(if $(VERSION),-e project_version=$(VERSION)) $(if $(DIRTY),-e project_dirty=true) $(if $(ALLOW_RESTART),-e allow_restart=$(ALLOW_RESTART))
 # Where the environment's host is this machine, its own script; else the same one on the host, over SSH.
 is_here := $(shell grep -rls '^ansible_connection: local' 'inventories/$(ENV)')
 over_ssh = $(with_vault) PYTHONPATH=plugins/module_utils $(BIN)/python -m kit_control.on_host \
@@ -39,7 +41,7 @@ login := environment $(if $(is_here),,.venv/.kit)
 parallel := -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
-.PHONY: help setup requirements deploy plan render smoke secrets provision down destroy ps logs shell manage migrate restart \
+.PHONY: help setup requirements deploy rollback releases plan render smoke secrets provision down destroy ps logs shell manage migrate restart \
 	status lint test test-fast test-fresh test-hosts testbed-up testbed-down bench diagrams env-example
 
 help: ## List the targets
@@ -74,6 +76,9 @@ environment:
 deploy: environment .venv/.kit ## Bring ENV to the newest release
 	@$(play) playbooks/deploy.yml $(ARGS)
 
+rollback: environment .venv/.kit ## Go back to the last good release of ENV, or to RELEASE=id
+	@$(play) playbooks/rollback.yml $(if $(RELEASE),-e release_rollback_to=$(RELEASE)) $(ARGS)
+
 plan: environment .venv/.kit ## Show what a deploy of VERSION to ENV would do; changes nothing there
 	@$(play) playbooks/plan.yml $(ARGS)
 
@@ -98,6 +103,9 @@ destroy: $(login) ## Remove ENV with its data; asks for its name, or CONFIRM=ENV
 
 ps: $(login) ## List ENV's containers
 	@$(manage) ps
+
+releases: $(login) ## List the releases of ENV's host
+	@$(manage) releases $(ARGS)
 
 status: $(login) ## Show how ENV and its hosts are; for programs: ARGS=--json
 	@$(manage) status $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -25,7 +26,31 @@ def processors() -> float:
     return float(len(os.sched_getaffinity(0)))
 
 
-bind = "0.0.0.0:8000"
+def socket_of_ours(folder: Path) -> str:
+    """Choose the socket that nginx finds this container by: in its release's folder, the first number that is free.
+
+    A lock holds the number for as long as any process of ours lives, so a container that was killed leaves none taken.
+    """
+    number = int(os.environ.get("KIT_WEB_NUMBER", "0"))
+    while not number:
+        # Gunicorn reads this file again at a reload: the number stays ours, and so does the lock.
+        for candidate in range(1, 1000):
+            lock = os.open(folder / f"{candidate}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            number = candidate
+            break
+        os.environ["KIT_WEB_NUMBER"] = str(number)
+    return f"unix:{folder}/{number}.sock"
+
+
+bind = ["0.0.0.0:8000"]
+if os.environ.get("KIT_WEB_SOCKETS"):
+    # nginx comes by a socket: it starts without us, finds us after a reboot, and never takes another release for us.
+    bind.append(socket_of_ours(Path(os.environ["KIT_WEB_SOCKETS"], os.environ["KIT_WEB_RELEASE"])))
 # Gunicorn's own rule of thumb, (2 x cores) + 1, kept at or below the dozen that its docs call enough.
 workers = int(os.environ.get("KIT_WEB_WORKERS", "0")) or max(2, min(12, int(2 * processors()) + 1))
 worker_class = "gthread"

@@ -1,4 +1,8 @@
-"""Bring a host to the rendered release: nothing where it serves that already, else one call delivers and starts it."""
+"""Bring a host to the rendered release, one phase a call: nothing where it serves that already.
+
+Until `switch` the old release serves untouched. What goes wrong there or at the smoke gate is told to `finish`, which
+ends the release well on every host, or goes back on every host.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +21,57 @@ from kit_control.action import Inputs, KitAction
 
 
 class ActionModule(KitAction):
-    """Arguments: ``root``, ``python`` (as of kit_engine), ``in_place`` (it runs from where it was rendered),
-    ``current`` (what the host told in preflight), ``record`` (the record of base images on this machine, empty where
-    the host keeps its own), ``started`` (first part of the release's id, the same on all hosts; empty: now)."""
+    """Arguments: ``root``, ``python`` (as of kit_engine), ``phase`` (``prepare``, ``switch``, ``finish``).
 
-    _VALID_ARGS = frozenset({"root", "python", "in_place", "current", "record", "started"})
+    For ``prepare``: ``in_place`` (it runs from where it was rendered: all phases at once), ``current`` (what the host
+    told in preflight), ``record`` (the record of base images on this machine, empty where the host keeps its own),
+    ``started`` (first part of the release's id, the same on all hosts; empty: now), ``restarts`` (services that may be
+    made anew although that leaves a gap), ``backup`` (whether the database is backed up first); ``rollback`` instead of
+    a rendered release: the id to go back to, empty for the last good one. For ``finish``: ``problems`` (what was found
+    on any host; empty ones are none), ``keep`` (how many releases stay).
+    """
+
+    _VALID_ARGS = frozenset(
+        {"root", "python", "phase", "in_place", "current", "record", "started", "restarts", "backup", "rollback"}
+        | {"problems", "keep"}
+    )
 
     def work(self) -> dict[str, Any]:
-        """Compare, deliver, start, and say where it is; see the module's docstring."""
-        told = self._in_place() if self._task.args["in_place"] else self._on_host()
+        """Go through the phase; see the module's docstring."""
+        phase = str(self._task.args["phase"])
+        if phase == "prepare":
+            told = self._prepare()
+        elif self._task.check_mode:
+            return {"skipped": True, "msg": f"check mode: phase `{phase}` was not gone through"}
+        elif phase == "switch":
+            told = self._call({"phase": phase})
+            if told.get("failed"):
+                # Not a failure yet: the other hosts must hear of it, and go back too.
+                return {"changed": True, "problem": str(told["msg"]), "problem_code": told.get("code", "task")}
+        else:
+            problems = [str(one) for one in self._task.args["problems"] if one]
+            told = self._call({"phase": phase, "problem": "\n".join(problems), "keep": int(self._task.args["keep"])})
         if not told.get("failed") and told.get("message"):
             self.say(str(told["message"]))
         return told
+
+    def _call(self, request: dict[str, Any], archive: bytes | None = None) -> dict[str, Any]:
+        root, python = Path(self._task.args["root"]), str(self._task.args["python"])
+        return engine_call.call(self, root, python, "release", ["--request", json.dumps(request)], stdin=archive)
+
+    def _prepare(self) -> dict[str, Any]:
+        if "rollback" in self._task.args:
+            if self._task.check_mode:
+                return {"changed": True, "message": "the host would go back to an earlier release"}
+            told = self._call({"phase": "prepare", "rollback": str(self._task.args["rollback"] or "")})
+            # What the smoke checks compare with; the next deploy renders anew.
+            folder = self.inputs().folder
+            for name, text in told.pop("files", {}).items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+            return told
+        return self._in_place() if self._task.args["in_place"] else self._on_host()
 
     def _in_place(self) -> dict[str, Any]:
         if self._task.check_mode:
@@ -52,8 +95,12 @@ class ActionModule(KitAction):
         version = source_version.version_of(given.project.source)
         started = str(task.get("started") or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         asked = {
+            "phase": "prepare",
             "id": f"{started}-{version.short}",
             "configuration": "" if same else wanted,
+            "current": there["id"],
+            "restarts": [name for name in str(task["restarts"]).replace(",", " ").split() if name],
+            "backup": bool(task["backup"]),
             "env": given.env,
             "ref": given.version,
             "sha": version.sha,
@@ -62,8 +109,7 @@ class ActionModule(KitAction):
             "who": f"{getpass.getuser()}@{platform.node()}",
         }
         archive = None if same else release_archive.pack(files, self._beside(given))
-        words = ["--request", json.dumps(asked)]
-        return engine_call.call(self, Path(task["root"]), str(task["python"]), "release", words, stdin=archive)
+        return self._call(asked, archive)
 
     def _beside(self, given: Inputs) -> dict[str, release_archive.Entry]:
         beside = {"docker-manage.sh": ((given.root / "docker-manage.sh").read_bytes(), 0o755)}

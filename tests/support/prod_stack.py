@@ -146,22 +146,28 @@ def bring_up(scratch: Path, variables: Mapping[str, Any]) -> ProdStack:
     assert run.code == 0, run.output
     assert "__MISSING__" not in run.output
     root = scratch / "build/prod"
-    _lay_out(root)
+    lay_out(root, NAME, DOMAIN)
     stack = ProdStack(root, http_port, https_port)
     done = stack.engine("up", "--json")
     assert done.returncode == 0, done.stderr
     return stack
 
 
-def _lay_out(root: Path) -> None:
-    """What a host's deploy root holds beside the bundle: a challenge's answer and a certificate."""
+def lay_out(root: Path, name: str, domain: str) -> None:
+    """What a host's deploy root holds beside the bundle: a challenge's answer, a certificate, which images it has.
+
+    Args:
+        root: the deploy root.
+        name: of the project.
+        domain: that the certificate is for.
+    """
     (root / "shared/nginx/acme/.well-known/acme-challenge").mkdir(parents=True)
     (root / "shared/nginx/acme/.well-known/acme-challenge/token").write_text("proof")
-    served = root / f"shared/nginx/ssl/{NAME}/1"
+    served = root / f"shared/nginx/ssl/{name}/1"
     served.mkdir(parents=True)
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", f"/CN={DOMAIN}", "-keyout", str(served / "privkey.pem"), "-out", str(served / "fullchain.pem")],
+         "-subj", f"/CN={domain}", "-keyout", str(served / "privkey.pem"), "-out", str(served / "fullchain.pem")],
         check=True,
         capture_output=True,
     )  # fmt: skip

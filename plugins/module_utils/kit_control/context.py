@@ -12,7 +12,7 @@ from typing import Any
 from kit_control import description, services, variables
 from kit_control.errors import KitError
 from kit_control.manifest import Manifest
-from kit_control.settings import MEDIA_ROOT, MISSING, SECRET_FOLDER, STATIC_ROOT, WEB_CONTAINER_PORT, Owner, Settings
+from kit_control.settings import MEDIA_ROOT, MISSING, SECRET_FOLDER, STATIC_ROOT, WEB_SOCKETS, Owner, Settings
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ def build(
         "volumes": services.volumes_of(stack, project),
         "secret_files": files,
         "nginx": _nginx(settings, data, manifest.name, values.missing),
+        "web_sockets": WEB_SOCKETS,
     }
     return Stack(
         context=context,
@@ -167,7 +168,7 @@ def _nginx(settings: Settings, data: Mapping[str, Any], name: str, missing: list
     return {
         "server_names": _domains(settings, data, missing),
         "https_suffix": "" if settings["https_port"] == 443 else f":{settings['https_port']}",
-        "backend": f"web:{WEB_CONTAINER_PORT}",
+        "web_replicas": int(settings["web_replicas"]),
         "hsts_seconds": settings["hsts_seconds"],
         "hsts_include_subdomains": settings["hsts_subdomains"],
         "static_url": data["static"]["url"],

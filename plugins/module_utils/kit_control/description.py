@@ -52,6 +52,7 @@ def describe(
         },
         "manage": ["python", data["django"]["manage"]],
         "release_commands": data["release"]["commands"],
+        "workers_stop_first": data["release"]["worker_stop_before_migrate"],
         "ports": ports,
         "database": None,
         "first_admin": data.get("first_admin") if settings["django_env"] == "local" else None,
@@ -80,7 +81,12 @@ def describe(
             "uid": APP_UID,
         }
     if settings.has_edge:
-        description["edge"] = {"domains": list(domains), "uid": EDGE_UID}
+        description["edge"] = {
+            "domains": list(domains),
+            "uid": EDGE_UID,
+            "replicas": int(settings["web_replicas"]),
+            "drain_timeout_seconds": int(settings["drain_timeout_seconds"]),
+        }
     if source_owner is not None:
         description["source"] = {
             "path": str(manifest.source),

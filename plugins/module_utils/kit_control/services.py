@@ -20,6 +20,7 @@ from kit_control.settings import (
     STATIC_ROOT,
     STOP_MARGIN_SECONDS,
     WEB_CONTAINER_PORT,
+    WEB_SOCKETS,
     Owner,
     Settings,
 )
@@ -139,6 +140,7 @@ def app_base(
         "release_file": f"/app/{RELEASE_FILE}" if settings["source"] == "read_only" else "",
         "release_variables": [n for n, v in manifest.data["variables"].items() if v.get("from") == "release"],
         "volumes": volumes,
+        "has_sockets": False,
         "depends_on": sorted(backing),
         "read_only": settings["hardened"],
         "tmpfs": ["/tmp"] if settings["hardened"] else [],  # noqa: S108 - inside the container
@@ -153,10 +155,13 @@ def web(settings: Settings, data: Mapping[str, Any], base: Mapping[str, Any]) ->
     else:
         command = ["gunicorn", "--config", "/opt/kit/gunicorn.conf.py", data["django"]["wsgi"]]
     ports = [] if settings.has_edge else [f"{settings['web_address']}:{settings['web_port']}:{WEB_CONTAINER_PORT}"]
+    sockets = [f"../run:{WEB_SOCKETS}"] if settings.has_edge else []
     return {
         **base,
         "command": command,
         "ports": ports,
+        "volumes": [*base["volumes"], *sockets],
+        "has_sockets": settings.has_edge,
         "environment": _gunicorn_environment(settings, data) if settings["web_server"] == "gunicorn" else {},
         "replicas": int(settings["web_replicas"]),
         "stop_grace_seconds": data["nginx"]["read_timeout_seconds"] + STOP_MARGIN_SECONDS,
@@ -202,6 +207,7 @@ def edge(settings: Settings, data: Mapping[str, Any], images: Mapping[str, str])
             "../nginx/conf:/etc/nginx/kit:ro",
             "../nginx/ssl:/etc/nginx/ssl:ro",
             "../nginx/acme:/var/www/acme:ro",
+            f"../run:{WEB_SOCKETS}:ro",
             f"static_volume:{STATIC_ROOT}:ro",
             f"media_volume:{MEDIA_ROOT}:ro",
         ],

@@ -16,6 +16,8 @@ STATIC_ROOT = "/var/app/static"
 MEDIA_ROOT = "/var/app/media"
 LOG_DIR = "/var/app/logs"
 WEB_CONTAINER_PORT = 8000
+# Where web's containers put the sockets that nginx reaches them by, one each, named by release and number.
+WEB_SOCKETS = "/run/kit"
 # Ports of an nginx that runs without privileges.
 EDGE_HTTP_PORT, EDGE_HTTPS_PORT = 8080, 8443
 # Gunicorn gives requests in flight longer than nginx waits for their answer, and the container gives Gunicorn longer.

@@ -29,11 +29,9 @@ _BY_REQUEST = {
     "image-migrations": "plan.image_migrations_verb",
     "plan": "plan.plan_verb",
     "preflight": "preflight_verb.preflight_verb",
-    "release": "host_verbs.release_verb",
+    "release": "releasing.release_verb",
     "trial": "trial.trial_verb",
 }
-# Those that bring a stack up, in steps that are counted.
-_IN_STEPS = ("release", "up")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,8 +57,6 @@ def main(argv: Sequence[str]) -> int:
         report.verb = arguments.verb
         arguments.report = report
         run = _load(arguments.run)
-        if arguments.verb in _IN_STEPS:
-            report.steps = len(_load("release.STEPS"))
         if "request" in arguments:
             run(arguments)
             prepare.give_back(arguments.root)
@@ -117,6 +113,10 @@ def parser() -> argparse.ArgumentParser:
     destroy = add("destroy", "verbs.destroy", "remove the stack with its data")
     destroy.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")
     add("status", "status.status_verb", "show how the stack and its host are")
+    add("releases", "releasing.releases_verb", "list the releases of this host")
+    rollback = add("rollback", "releasing.rollback_verb", "go back to the last good release, or to one that is named")
+    rollback.add_argument("release", nargs="?", metavar="ID")
+    rollback.add_argument("--keep", type=int, default=5, metavar="N", help="how many good releases stay (5)")
     add("migrate", "verbs.migrate", "run the release commands (migrations) now")
     shown = add(
         "certificate", "certificate_verbs.certificate_verb", "show the site's certificates, or bring one into use"

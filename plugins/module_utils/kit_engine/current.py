@@ -39,12 +39,13 @@ def fingerprints(docker: Docker, secrets: Optional[Mapping[str, str]] = None) ->
     return {name: _hash([service, shared, contents[name]]) for name, service in config["services"].items()}
 
 
-def with_other_secrets(docker: Docker, containers: Sequence[Container]) -> set[str]:
+def with_other_secrets(docker: Docker, containers: Sequence[Container], folder: Optional[Path] = None) -> set[str]:
     """Name the services that must be made anew although Compose sees no difference: it knows a secret's file by name.
 
     Args:
         docker: the stack's containers.
         containers: all that there are.
+        folder: where the secrets lie; default: where they are mounted from.
 
     Returns:
         Those whose own mounted secrets hold something else than when they were brought up; a secret of another
@@ -56,7 +57,7 @@ def with_other_secrets(docker: Docker, containers: Sequence[Container]) -> set[s
     there = {container.service for container in containers} - ({database.service} if database else set())
     return {
         name
-        for name, contents in _secrets(docker).items()
+        for name, contents in _secrets(docker, folder).items()
         if name in there and "secrets" in noted.get(name, {}) and noted[name]["secrets"] != contents
     }
 

@@ -42,6 +42,16 @@ def identity(docker: Docker) -> str:
     return "".join(_query(docker, "SELECT system_identifier FROM pg_control_system()"))
 
 
+def server_version(docker: Docker) -> str:
+    """Tell the server's version, such as ``16.10``; raises as :func:`migrations`."""
+    return " ".join(_query(docker, "SHOW server_version"))
+
+
+def size(docker: Docker) -> int:
+    """Tell how many bytes the database takes on the server's disk; raises as :func:`migrations`."""
+    return int("".join(_query(docker, "SELECT pg_database_size(current_database())")))
+
+
 def _query(docker: Docker, statement: str) -> list[str]:
     database = docker.stack.database
     if database is None:

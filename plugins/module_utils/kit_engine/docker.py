@@ -16,6 +16,8 @@ from kit_engine.stack import Stack
 
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
+# As compose/services/_common.yml.j2 sets it.
+_RELEASE = "KIT_WEB_RELEASE="
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
 
 
@@ -32,6 +34,7 @@ class Container:
         health_command: its health check as words to execute inside.
         ports: the host's ports that it publishes, or would if it ran.
         pid: number of its first process on the engine's machine; 0 where none runs.
+        release: id of the release whose web it serves; empty for others, and where there are no releases.
     """
 
     id: str
@@ -47,6 +50,7 @@ class Container:
     health_command: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     pid: int = 0
+    release: str = ""
 
     @property
     def running(self) -> bool:
@@ -272,6 +276,7 @@ def container_of(item: Mapping[str, Any]) -> Container:
         health_command=_health_command(config),
         ports=tuple(int(bound["HostPort"] or 0) for bindings in ports.values() for bound in bindings or ()),
         pid=int(state.get("Pid", 0)),
+        release=next((one.partition("=")[2] for one in config.get("Env") or () if one.startswith(_RELEASE)), ""),
     )
 
 

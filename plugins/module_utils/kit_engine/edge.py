@@ -1,6 +1,10 @@
 """nginx's files on the host: a new set lies beside the old, is judged by nginx, and is taken by a reload.
 
 nginx mounts ``shared/nginx/conf``; its link ``current`` leads to the set in use, whose name is the hash of its content.
+
+It mounts ``shared/run`` too, where link ``live`` leads to the sockets of the release that serves. nginx follows it at
+each request, so that replacing it is the switch from release to release: whole at once, without a reload, which would
+close visitors' connections, and the same after a restart of nginx or of the host.
 """
 
 from __future__ import annotations
@@ -12,13 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from kit_engine import bundle, command
+from kit_engine import bundle, command, prepare
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.stack import CURRENT, EDGE, Stack
 
 # Where the Compose file mounts shared/nginx/conf.
 MOUNTED = "/etc/nginx/kit"
+# In the folder of sockets: leads to those of the release that serves.
+LIVE = "live"
 # A set that was replaced stays, for nginx to go back to; older ones go.
 KEPT = 2
 # Names the set that nginx was seen to use: the link alone would not tell of a reload that never came.
@@ -41,9 +47,41 @@ def is_current(stack: Stack) -> bool:
     if not name:
         return True
     try:
-        return _linked(folder) == name == (folder / LOADED).read_text(encoding="utf-8")
+        return _linked(folder / CURRENT) == name == (folder / LOADED).read_text(encoding="utf-8")
     except FileNotFoundError:
         return False
+
+
+def leads_to(stack: Stack) -> bool:
+    """Tell whether nginx asks this release's web; of a stack without nginx, it is always so."""
+    return not stack.has_edge or _linked(stack.root / prepare.SOCKETS / LIVE) == prepare.socket_folder(stack).name
+
+
+def lead_to(stack: Stack) -> None:
+    """Have nginx ask this release's web from the next request on."""
+    if not leads_to(stack):
+        _link(stack.root / prepare.SOCKETS / LIVE, prepare.socket_folder(stack).name)
+
+
+def in_hand(containers: Sequence[Container]) -> int:
+    """Count the requests that nginx has handed to web containers and that are not answered yet.
+
+    Args:
+        containers: of web.
+
+    Returns:
+        How many connections there are to their sockets, accepted or waiting; 0 where the system does not tell.
+    """
+    count = 0
+    for item in containers:
+        try:
+            rows = Path(f"/proc/{item.pid}/net/unix").read_text(encoding="utf-8").splitlines()[1:]
+        except OSError:
+            continue
+        # Num RefCount Protocol Flags Type St Inode Path; the listening socket itself carries the flag 10000.
+        found = [row.split() for row in rows if row.endswith(".sock")]
+        count += sum(row[3] != "00010000" and f"/{item.release}/" in row[-1] for row in found)
+    return count
 
 
 def stage(docker: Docker, running: Optional[Container]) -> bool:
@@ -79,7 +117,7 @@ def stage(docker: Docker, running: Optional[Container]) -> bool:
 
 def link(stack: Stack) -> None:
     """Lead nginx's next start to the release's set, which was staged; one that runs reads nothing yet."""
-    _link(_folder(stack), wanted(stack))
+    _link(_folder(stack) / CURRENT, wanted(stack))
 
 
 def activate(docker: Docker, before: Sequence[Container]) -> None:
@@ -103,7 +141,7 @@ def activate(docker: Docker, before: Sequence[Container]) -> None:
                 reload(docker, container)
             except BaseException:
                 if earlier and (folder / earlier).is_dir():
-                    _link(folder, earlier)
+                    _link(folder / CURRENT, earlier)
                     command.run(["docker", "kill", "--signal", "HUP", container.id])
                 raise
     # Last: whoever is cut off before it reloads once more.
@@ -184,13 +222,12 @@ def _folder(stack: Stack) -> Path:
     return stack.root / "shared/nginx/conf"
 
 
-def _linked(folder: Path) -> str:
-    link = folder / CURRENT
+def _linked(link: Path) -> str:
     return link.readlink().name if link.is_symlink() else ""
 
 
-def _link(folder: Path, name: str) -> None:
-    new = folder / f".{CURRENT}.new"
+def _link(link: Path, name: str) -> None:
+    new = link.with_name(f".{link.name}.new")
     new.unlink(missing_ok=True)
     new.symlink_to(name)
-    new.replace(folder / CURRENT)
+    new.replace(link)

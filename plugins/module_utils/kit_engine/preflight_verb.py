@@ -87,7 +87,7 @@ def serves(docker: Docker, content: str) -> bool:
         content: hash of its bundle.
     """
     stack = docker.stack
-    ready = edge.is_current(stack) and readiness.ask(stack.probe, stack.probe.ready) is None
+    ready = edge.is_current(stack) and edge.leads_to(stack) and readiness.ask(stack.probe, stack.probe.ready) is None
     return ready and current.whole(docker, content)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
+from kit_engine import stack as stacks
 from kit_engine.base_images.record import read_record
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -14,6 +16,8 @@ from kit_engine.stack import Source, Stack
 
 # Compose mounts a secret's file as it is: readable by its one user, or by all inside a folder that only we may enter.
 OWNED_MODE, SHARED_MODE = 0o400, 0o444
+# Where web's containers put the sockets that nginx reaches them by.
+SOCKETS = "shared/run"
 # nginx's files, certificates, and what an ACME client writes for port 80 to show.
 EDGE_FOLDERS = ("shared/nginx/conf", "shared/nginx/ssl", "shared/nginx/acme/.well-known/acme-challenge")
 
@@ -35,17 +39,34 @@ def folders(stack: Stack) -> None:
             public_folder(stack.root, name)
     if stack.app_files is None:
         return
-    logs, uid = stack.root / "shared/logs", stack.app_files.uid
-    logs.mkdir(exist_ok=True)
-    if logs.stat().st_uid == uid:
+    _give(stack.root / "shared/logs", stack.app_files.uid)
+    if stack.edge:
+        # Entered by nginx's group and nobody else: who connects here is believed about the client.
+        for folder in (stack.root / SOCKETS, socket_folder(stack)):
+            _give(folder, stack.app_files.uid, stack.edge.uid, 0o710)
+
+
+def socket_folder(stack: Stack) -> Path:
+    """Where a release's web containers put their sockets."""
+    return stack.root / SOCKETS / (stack.release or stacks.CURRENT)
+
+
+def _give(folder: Path, uid: int, gid: Optional[int] = None, mode: Optional[int] = None) -> None:
+    """Make a folder that the app's user may write to."""
+    gid = uid if gid is None else gid
+    folder.mkdir(exist_ok=True)
+    found = folder.stat()
+    if mode is not None and stat.S_IMODE(found.st_mode) != mode:
+        folder.chmod(mode)
+    if found.st_uid == uid:
         return
     if os.geteuid() != 0:
         raise EngineError(
             "files",
-            f"{logs} belongs to user {logs.stat().st_uid}, the app runs as {uid}.",
-            f"sudo chown {uid}:{uid} {logs}",
+            f"{folder} belongs to user {found.st_uid}, the app runs as {uid}.",
+            f"sudo chown {uid}:{gid} {folder}",
         )
-    os.chown(logs, uid, uid)
+    os.chown(folder, uid, gid)
 
 
 def public_folder(root: Path, name: str) -> None:
@@ -76,15 +97,16 @@ def give_back(root: Path) -> None:
     for name in ("bin", "records", "shared"):
         places = [root / name, *(root / name).glob("*")]
         for place in places:
-            if place.exists() and place.name != "logs" and place.lstat().st_uid != owner.st_uid:
+            if place.exists() and place.name not in ("logs", "run") and place.lstat().st_uid != owner.st_uid:
                 os.lchown(place, owner.st_uid, owner.st_gid)
 
 
-def secrets(docker: Docker) -> bool:
+def secrets(docker: Docker, *, drop: bool = True) -> bool:
     """Put the bundle's secret files where Compose mounts them from, owned by the user that reads them.
 
     Args:
         docker: the stack's containers; images are on this host.
+        drop: whether files that the bundle does not have go; containers of another release may mount them still.
 
     Returns:
         Whether a file was written or removed.
@@ -99,7 +121,7 @@ def secrets(docker: Docker) -> bool:
     target.mkdir(mode=0o700, exist_ok=True)
     readers = _readers(docker) if wanted else {}
     differing = [name for name, content in wanted.items() if not _holds(target / name, content, readers.get(name, 0))]
-    strangers = [path for path in target.iterdir() if path.name not in wanted]
+    strangers = [path for path in target.iterdir() if path.name not in wanted] if drop else []
     for name in differing:
         _place(target / name, wanted[name], readers.get(name, 0))
     for path in strangers:

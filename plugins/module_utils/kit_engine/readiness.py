@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import ssl
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional
 from urllib.parse import urlsplit
 
 from kit_engine.docker import Container, Docker
@@ -16,6 +19,8 @@ from kit_engine.stack import Probe
 POLL_SECONDS = 0.2
 # Longest that one answer may take; a slower one is asked again.
 ANSWER_SECONDS = 5.0
+# How an answer that never came begins.
+NO_ANSWER = "no answer"
 # Asking Docker costs 60 ms, an HTTP request 2 ms: containers are looked at on every fifth poll only.
 POLLS_PER_LOOK = 5
 
@@ -40,7 +45,7 @@ def wait_healthy(docker: Docker, service: str, restarts: Mapping[str, int]) -> N
         if not containers:
             raise _gave_up(docker, service, None, "has no container")
         for container in containers:
-            _refuse_broken(docker, container, restarts.get(container.id, 0))
+            refuse_broken(docker, container, restarts.get(container.id, 0))
         if all(is_healthy(docker, container) for container in containers):
             return
         if time.monotonic() > end:
@@ -70,31 +75,35 @@ def wait_ready(docker: Docker, restarts: Mapping[str, int]) -> None:
         if polls % POLLS_PER_LOOK == 0:
             for container in docker.containers():
                 if container.service in stack.app_services:
-                    _refuse_broken(docker, container, restarts.get(container.id, 0))
+                    refuse_broken(docker, container, restarts.get(container.id, 0))
         if time.monotonic() > end:
             raise EngineError(
                 "not_ready",
                 f"{stack.probe.url}{stack.probe.ready} is not ready after {limit} s: {problem}\n"
-                f"{_log(docker, docker.of(stack.web))}",
+                f"{log(docker, docker.of(stack.web))}",
                 stack.make("logs", f"ARGS={stack.web}"),
             )
         polls += 1
         time.sleep(POLL_SECONDS)
 
 
-def ask(probe: Probe, path: str) -> str | None:
+def ask(probe: Probe, path: str, web_socket: Optional[Path] = None) -> str | None:
     """Ask for a path once, the way the site's own proxy would.
 
     Args:
         probe: address and Host header.
         path: such as ``/health/ready``.
+        web_socket: socket of a web container, to ask that one instead of the site.
 
     Returns:
         None for a 200, else what was answered; a redirect is no answer.
     """
     headers = {"Host": probe.host, "Connection": "close"}
+    if web_socket:
+        # nginx comes by it for visitors who came by TLS.
+        headers["X-Forwarded-Proto"] = "https"
     try:
-        connection = _connect(probe)
+        connection = _connect_to(web_socket) if web_socket else _connect(probe)
         try:
             connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
@@ -103,12 +112,29 @@ def ask(probe: Probe, path: str) -> str | None:
         finally:
             connection.close()
     except (OSError, http.client.HTTPException) as error:
-        return f"no answer ({error})"
+        return f"{NO_ANSWER} ({error})"
     if status == http.client.OK:
         return None
     if 300 <= status < 400:
         return f"HTTP {status}, a redirect to {target}: the health path must answer by itself"
     return f"HTTP {status} for Host {probe.host}: {' '.join(text.split())[:200] or '(empty)'}"
+
+
+def _connect_to(web_socket: Path) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection("localhost", timeout=ANSWER_SECONDS)
+    plain = socket.socket(socket.AF_UNIX)
+    plain.settimeout(ANSWER_SECONDS)
+    folder = os.open(web_socket.parent, os.O_PATH)
+    try:
+        # A socket's address has room for 107 bytes, and a deploy root may lie deep.
+        plain.connect(f"/proc/self/fd/{folder}/{web_socket.name}")
+    except OSError:
+        plain.close()
+        raise
+    finally:
+        os.close(folder)
+    connection.sock = plain
+    return connection
 
 
 def _connect(probe: Probe) -> http.client.HTTPConnection:
@@ -143,7 +169,17 @@ def is_healthy(docker: Docker, container: Container) -> bool:
     return docker.execute(container, container.health_command, limit=ANSWER_SECONDS * 2).code == 0
 
 
-def _refuse_broken(docker: Docker, container: Container, restarts_before: int) -> None:
+def refuse_broken(docker: Docker, container: Container, restarts_before: int) -> None:
+    """Give up at once on a container that cannot get ready any more.
+
+    Args:
+        docker: the stack's containers.
+        container: one of them.
+        restarts_before: how often it had been restarted before.
+
+    Raises:
+        EngineError: it stopped, or is restarted over and over; with the end of its log.
+    """
     if container.state in ("exited", "dead", "removing"):
         raise _gave_up(docker, container.service, container, f"stopped with exit code {container.exit_code}")
     if container.state == "restarting" or container.restarts > restarts_before:
@@ -151,9 +187,10 @@ def _refuse_broken(docker: Docker, container: Container, restarts_before: int) -
 
 
 def _gave_up(docker: Docker, service: str, container: Container | None, what: str) -> EngineError:
-    log = _log(docker, [container] if container else [])
-    return EngineError("unhealthy", f"Service {service} {what}.\n{log}", docker.stack.make("logs", f"ARGS={service}"))
+    said = log(docker, [container] if container else [])
+    return EngineError("unhealthy", f"Service {service} {what}.\n{said}", docker.stack.make("logs", f"ARGS={service}"))
 
 
-def _log(docker: Docker, containers: list[Container]) -> str:
+def log(docker: Docker, containers: list[Container]) -> str:
+    """Give the end of each container's log, for a message."""
     return "\n".join(f"  The end of {item.name}'s log:\n{docker.last_log_lines(item)}" for item in containers)

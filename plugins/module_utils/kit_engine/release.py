@@ -103,6 +103,8 @@ def up(docker: Docker, report: Report) -> Changes:
     with report.step("start"):
         if stack.app_files and (other_source or stack.web not in unchanged):
             publish_static(docker, stack.app_files)
+        if stack.has_edge:
+            edge.lead_to(stack)
         remake(docker, settled, stack.services[len(stack.backing_services) :], anew)
         if other_edge and nginx is None:
             edge.link(stack)

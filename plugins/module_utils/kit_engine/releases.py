@@ -33,8 +33,12 @@ class Record:
         who: user and control node that deployed.
         started: UTC in ISO 8601; ``finished`` is empty while it runs.
         seconds: by step.
-        state: ``running``, ``good``, ``failed``.
-        reason: why it failed.
+        migrations: those that it applied.
+        backup: of the database, made before them: its ``id``, ``bytes`` and ``level`` of verification.
+        gaps: seconds that a service was away, by its name.
+        previous: id of the release that served before it.
+        state: ``running live good failed rolled_back abandoned``; live: it serves, and its smoke gate is still to come.
+        reason: why it failed, or was left.
     """
 
     id: str
@@ -50,6 +54,9 @@ class Record:
     finished: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     migrations: list[str] = field(default_factory=list)
+    backup: dict[str, Any] = field(default_factory=dict)
+    gaps: dict[str, float] = field(default_factory=dict)
+    previous: str = ""
     state: str = "running"
     reason: str = ""
     engine: str = __version__
@@ -109,12 +116,18 @@ def write(root: Path, record: Record) -> None:
     """Replace a release's record atomically."""
     folder = root / RECORDS
     _make(folder, 0o755)
-    path = folder / f"{record.id}.json"
+    replace(folder / f"{record.id}.json", json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n")
+
+
+def replace(path: Path, text: str) -> None:
+    """Replace a file in one step, on the disk before it counts."""
     new = path.with_name(f".{path.name}.new")
-    new.write_text(json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with new.open("rb") as file:
+    with new.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
         os.fsync(file.fileno())
     new.replace(path)
+    sync_folder(path.parent)
 
 
 def read(root: Path, release: str) -> Optional[Record]:

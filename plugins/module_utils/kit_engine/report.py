@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,14 +22,16 @@ class Report:
     Args:
         verb: what is done.
         as_json: whether the result is one JSON object.
-        steps: how many steps there will be.
+        names: of the steps that there will be.
         stream: where step lines go; default: a file that our caller reads along (KIT_PROGRESS), else standard error.
     """
 
-    def __init__(self, verb: str, as_json: bool, steps: int = 0, stream: TextIO | None = None) -> None:
-        self.verb, self.as_json, self.steps, self.stream = verb, as_json, steps, stream or _stream()
+    def __init__(self, verb: str, as_json: bool, names: Sequence[str] = (), stream: TextIO | None = None) -> None:
+        self.verb, self.as_json, self.names, self.stream = verb, as_json, names, stream or _stream()
         self.seconds: dict[str, float] = {}
         self.current = ""
+        # Told of each step as it begins, ends or fails.
+        self.note: Callable[[str, str], None] = lambda _step, _event: None
 
     def say(self, line: str) -> None:
         """Tell how a long step goes."""
@@ -40,14 +42,17 @@ class Report:
     def step(self, name: str) -> Iterator[None]:
         """Time one step: ``[2/5] migrate … 1.4 s``."""
         self.current = name
+        self.note(name, "begin")
         started = time.monotonic()
-        self.stream.write(f"[{len(self.seconds) + 1}/{self.steps}] {name} … ")
+        self.stream.write(f"[{self.names.index(name) + 1}/{len(self.names)}] {name} … ")
         self.stream.flush()
         try:
             yield
         except BaseException:
+            self.note(name, "failed")
             self.stream.write(colour("failed", RED, self.stream) + "\n")
             raise
+        self.note(name, "end")
         self.seconds[name] = round(time.monotonic() - started, 2)
         self.stream.write(f"{self.seconds[name]:.1f} s\n")
         self.stream.flush()

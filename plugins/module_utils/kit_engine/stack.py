@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -84,10 +85,19 @@ class AppFiles:
 
 @dataclass(frozen=True)
 class Edge:
-    """nginx before web: the site's host names, and the number of the user that nginx runs as."""
+    """nginx before web.
+
+    Attributes:
+        domains: the site's host names.
+        uid: number of the user that nginx runs as.
+        replicas: how many containers of web serve.
+        drain_timeout_seconds: how long requests in flight may take when their release is replaced.
+    """
 
     domains: tuple[str, ...]
     uid: int
+    replicas: int
+    drain_timeout_seconds: int
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,7 @@ class Stack:
         app_services: those that run the app's image; the first is web.
         manage: the words that start the project's manage.py.
         release_commands: what runs once in the new image before it serves.
+        workers_stop_first: whether the app's other processes end before the release commands run.
     """
 
     root: Path
@@ -130,6 +141,7 @@ class Stack:
     app_files: AppFiles | None
     edge: Edge | None
     limits: Limits
+    workers_stop_first: bool = False
 
     @property
     def release(self) -> str:
@@ -145,6 +157,16 @@ class Stack:
     def has_edge(self) -> bool:
         """Whether nginx stands before web."""
         return EDGE in self.services
+
+    @property
+    def rolls(self) -> bool:
+        """Whether a release takes over from another without a gap: nginx stands before web, and leads to either."""
+        return bool(self.release) and self.has_edge
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The app's processes besides web."""
+        return self.app_services[1:]
 
     @property
     def backing_services(self) -> tuple[str, ...]:
@@ -204,10 +226,10 @@ def read(data: Any, root: Path, bundle: Path) -> Stack:
             f"{path} has schema {data['schema']}, this engine knows {SCHEMA}: two versions of the kit.",
             f"make deploy ENV={root.name}    (renders it anew and brings the engine along)",
         )
-    return _stack(reader, root, bundle)
+    return _stack(reader, data, root, bundle)
 
 
-def _stack(reader: _Reader, root: Path, bundle: Path) -> Stack:
+def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -> Stack:
     probe, limits = reader.part("probe"), reader.part("limits")
     database, admin, source = reader.maybe("database"), reader.maybe("first_admin"), reader.maybe("source")
     files, edge = reader.maybe("app_files"), reader.maybe("edge")
@@ -260,7 +282,15 @@ def _stack(reader: _Reader, root: Path, bundle: Path) -> Stack:
             build_commands=files.commands("build_commands"),
             uid=files.number("uid"),
         ),
-        edge=None if edge is None else Edge(domains=edge.texts("domains"), uid=edge.number("uid")),
+        edge=None
+        if edge is None
+        else Edge(
+            domains=edge.texts("domains"),
+            uid=edge.number("uid"),
+            replicas=edge.number("replicas"),
+            drain_timeout_seconds=edge.number("drain_timeout_seconds"),
+        ),
+        workers_stop_first=bool(data.get("workers_stop_first")),
         limits=Limits(
             min_free_bytes=limits.number("min_free_bytes"),
             ready_timeout_seconds=limits.number("ready_timeout_seconds"),

@@ -25,6 +25,7 @@ def check_verb(docker: Docker, arguments: argparse.Namespace) -> None:
 def up_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     """Bring the stack up."""
     report: Report = arguments.report
+    report.names = release.STEPS
     changes = release.up(docker, report)
     url = site_url(docker)
     lines = [f"{docker.stack.name} ({docker.stack.env}) is ready: {url}"]

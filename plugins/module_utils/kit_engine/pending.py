@@ -1,0 +1,77 @@
+"""What is under way on this host: one file, there from the first change of a release or rollback to its last.
+
+Whoever holds the host's lock and finds one that is not its own knows that a run was cut off, where, and what served
+before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Optional
+
+from kit_engine import releases
+from kit_engine.report import Report
+
+NAME = "pending.json"
+DEPLOY, ROLLBACK = "deploy", "rollback"
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A release that is on its way.
+
+    Attributes:
+        id: of the release.
+        kind: ``deploy`` or ``rollback``.
+        previous: id of the release that served before; empty where none did.
+    """
+
+    id: str
+    kind: str
+    previous: str
+
+
+def read(root: Path) -> Optional[Pending]:
+    """Tell what is under way; None where nothing is."""
+    try:
+        return Pending(**json.loads(_path(root).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def begin(root: Path, pending: Pending) -> None:
+    """Note what begins, before anything of it is done."""
+    releases.replace(_path(root), json.dumps(asdict(pending)) + "\n")
+
+
+def end(root: Path) -> None:
+    """Note that all of it is done, or undone."""
+    _path(root).unlink(missing_ok=True)
+    releases.sync_folder(root / releases.RECORDS)
+
+
+def follow(root: Path, release: str, report: Report) -> None:
+    """Have each step noted beside the release's record as it begins and as it ends, on the disk before it acts.
+
+    Args:
+        root: the deploy root.
+        release: id of the release.
+        report: tells of the steps.
+    """
+    path = root / releases.RECORDS / f"{release}.journal"
+
+    def note(step: str, event: str) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), "step": step, "event": event}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    report.note = note
+
+
+def _path(root: Path) -> Path:
+    return root / releases.RECORDS / NAME

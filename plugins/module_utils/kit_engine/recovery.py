@@ -1,0 +1,106 @@
+"""What becomes of a release that did not come to its end: it failed after the switch, or its run was cut off."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from kit_engine import pending, release, releases, rollout
+from kit_engine import stack as stacks
+from kit_engine.docker import Docker
+from kit_engine.errors import EngineError
+from kit_engine.pending import DEPLOY, Pending
+from kit_engine.report import Report
+
+
+def recover(root: Path, report: Report) -> str:
+    """Bring the host to a whole state if an earlier run was cut off; to be called with the host's lock held.
+
+    Before the switch the release that served before goes on alone. After it the new one serves, and what was left to do
+    for that is done; its record says that no smoke gate judged it, and the next deploy brings it up again, judged, or
+    another one.
+
+    Args:
+        root: the deploy root.
+        report: of the verb that found it.
+
+    Returns:
+        A sentence about what was done; empty where nothing was under way.
+
+    Raises:
+        EngineError: neither release can be brought to serve.
+    """
+    for leftover in (root / releases.FOLDER).glob(".incoming-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    found = pending.read(root)
+    if found is None:
+        return ""
+    apart = Report("recover", as_json=False, names=rollout.CONVERGE, stream=report.stream)
+    report.say(f"    the {found.kind} of release {found.id} was cut off; the host is made whole first")
+    switched = releases.current(root) == found.id
+    if switched:
+        try:
+            _serve(root, found.id, apart)
+            text = f"release {found.id} serves; its run was cut off before the smoke gate"
+        except EngineError as error:
+            text = f"release {found.id} was cut off, and could not be brought to serve: {error.problem}"
+            go_back(root, found, report, text)
+            return text
+    else:
+        text = f"the run was cut off before release {found.id} served"
+        old = _docker(root, found.previous) if found.previous else None
+        rollout.give_up(_docker(root, found.id), old)
+        if old is not None:
+            _serve(root, found.previous, apart)
+    record = releases.read(root, found.id)
+    if found.kind == DEPLOY and record:
+        record.state, record.reason, record.finished = "abandoned", text, releases.now()
+        releases.write(root, record)
+    pending.end(root)
+    report.say(f"    {text}")
+    return text
+
+
+def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str:
+    """Bring the release back that served before, by the way that every release comes.
+
+    Args:
+        root: the deploy root.
+        under_way: the release that is left.
+        report: of the verb that found the problem.
+        problem: why it is left, for its record.
+
+    Returns:
+        A sentence, with a line break before it, about what serves now and what the database keeps.
+    """
+    record = releases.read(root, under_way.id)
+    if record and under_way.kind == DEPLOY:
+        record.state, record.reason, record.finished = "failed", problem, releases.now()
+        releases.write(root, record)
+    if not under_way.previous:
+        pending.end(root)
+        return "\nThere is no earlier release to go back to; this one was left as it is."
+    apart = Report("go back", as_json=False, names=rollout.CONVERGE, stream=report.stream)
+    report.say(f"    going back to release {under_way.previous}")
+    _serve(root, under_way.previous, apart)
+    pending.end(root)
+    told = f"\nRelease {under_way.previous} serves again."
+    if record and record.migrations:
+        told += f" The migrations {', '.join(record.migrations)} stay applied: its code runs on the new schema." + (
+            f" To undo them too: the backup {record.backup.get('id')}." if record.backup else ""
+        )
+    return told
+
+
+def _serve(root: Path, release_id: str, report: Report) -> None:
+    docker = _docker(root, release_id)
+    if docker.stack.rolls:
+        rollout.converge(docker, report)
+    else:
+        report.names = release.STEPS
+        release.up(docker, report)
+        releases.switch(root, release_id)
+
+
+def _docker(root: Path, release_id: str) -> Docker:
+    return Docker(stacks.load(root, root / releases.FOLDER / release_id))

@@ -1,0 +1,228 @@
+"""The phases of a release on this host: prepare, switch, finish. Several hosts go through each together.
+
+Up to the switch the old release serves untouched. After it a failure goes back by the same code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from kit_engine import bundle, pending, preflight, recovery, release, releases, retention, rollout, verbs
+from kit_engine import stack as stacks
+from kit_engine.docker import Docker, image_id
+from kit_engine.errors import EngineError
+from kit_engine.pending import DEPLOY, ROLLBACK, Pending
+from kit_engine.releases import Record
+from kit_engine.report import Report
+from kit_engine.rollout import Wanted
+
+_FACTS = ("env", "ref", "sha", "dirty", "image", "who")
+
+
+def release_verb(arguments: argparse.Namespace) -> None:
+    """Go through one phase.
+
+    The request: ``phase``, and for ``prepare`` either ``rollback`` (id to go back to; empty: the last good one) or
+    ``id``, ``configuration`` (hash of the content on standard input; empty: the current release is brought up again),
+    ``current`` (id that served when that was compared) and the facts of the record, with ``restarts`` and ``backup`` of
+    Wanted; for ``finish`` ``problem`` (what the smoke gate found; empty: all is well) and ``keep`` (how many releases).
+    """
+    report: Report = arguments.report
+    root: Path = arguments.root.resolve()
+    asked = json.loads(arguments.request)
+    phase = str(asked["phase"])
+    if phase == "prepare":
+        back = "rollback" in asked
+        given = _rollback(root, report, asked) if back else _deploy(root, report, asked)
+        told = {"changed": True, "release": given.id, "previous": given.previous, "seconds": report.seconds}
+        report.done({**told, "files": _open_files(_docker(root, given.id)) if back else {}}, "")
+    elif phase == "switch":
+        _switch(root, report)
+    else:
+        _finish(root, report, str(asked["problem"]), int(asked["keep"]))
+
+
+def rollback_verb(_docker: Docker, arguments: argparse.Namespace) -> None:
+    """Go back to an earlier release, on the host itself and without the smoke gate."""
+    root: Path = arguments.root.resolve()
+    report: Report = arguments.report
+    _rollback(root, report, {"rollback": arguments.release or ""})
+    _switch(root, report, quiet=True)
+    _finish(root, report, "", arguments.keep)
+
+
+def releases_verb(docker: Docker, arguments: argparse.Namespace) -> None:
+    """List the releases."""
+    rows = retention.rows(docker.stack.root)
+    arguments.report.done({"changed": False, "releases": rows}, retention.table(rows))
+
+
+def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
+    recovery.recover(root, report)
+    served = releases.current(root)
+    if "current" in asked and asked["current"] != served:
+        raise EngineError(
+            "changed_meanwhile",
+            f"Another deploy brought release {served} while this one was being prepared. Nothing was changed.",
+            "repeat the command",
+        )
+    given = served
+    if asked["configuration"]:
+        given = releases.receive(root, str(asked["id"]), str(asked["configuration"]), sys.stdin.buffer)
+    docker, old = _docker(root, given), _docker(root, served) if served and served != given else None
+    under_way = Pending(given, DEPLOY, served if served != given else "")
+    pending.begin(root, under_way)
+    facts = {name: asked[name] for name in _FACTS}
+    known = None if asked["configuration"] else releases.read(root, given)
+    record = known or Record(
+        id=given, started=releases.now(), configuration=bundle.hash_of(docker.stack.bundle), **facts
+    )
+    record.state, record.image_id, record.previous = "running", image_id(record.image), under_way.previous
+    releases.write(root, record)
+    pending.follow(root, given, report)
+    wanted = Wanted(frozenset(asked.get("restarts", ())), bool(asked.get("backup")))
+    try:
+        if _takes_over(docker, old):
+            report.names = wanted.steps(docker)
+            done = rollout.ready_for(docker, report, wanted)
+            record.migrations, record.backup, record.gaps = done.migrations, dict(done.backup), done.gaps
+        else:
+            preflight.check(docker)
+    except BaseException as error:
+        record.state, record.reason = "failed", _reason(error)
+        _close(root, report, record)
+        if _takes_over(docker, old):
+            rollout.give_up(docker, old)
+        pending.end(root)
+        raise
+    record.seconds = dict(report.seconds)
+    releases.write(root, record)
+    return under_way
+
+
+def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
+    recovery.recover(root, report)
+    served = releases.current(root)
+    target = retention.target(root, str(asked["rollback"]))
+    docker = _docker(root, target.id)
+    unknown = retention.migrations_after(root, target.id, served)
+    if unknown:
+        report.say(
+            f"    the database keeps {len(unknown)} migrations that {target.id} does not know: {', '.join(unknown)}"
+        )
+    under_way = Pending(target.id, ROLLBACK, served)
+    pending.begin(root, under_way)
+    pending.follow(root, target.id, report)
+    try:
+        if docker.stack.rolls:
+            wanted = Wanted(commands=False)
+            report.names = wanted.steps(docker)
+            rollout.ready_for(docker, report, wanted)
+    except BaseException:
+        rollout.give_up(docker, _docker(root, served))
+        pending.end(root)
+        raise
+    return under_way
+
+
+def _switch(root: Path, report: Report, *, quiet: bool = False) -> None:
+    under_way = _under_way(root)
+    docker = _docker(root, under_way.id)
+    old = _docker(root, under_way.previous) if under_way.previous else None
+    pending.follow(root, under_way.id, report)
+    changes: dict[str, Any] = {"changed": True}
+    record = releases.read(root, under_way.id)
+    try:
+        if _takes_over(docker, old):
+            report.names = _steps_of(root, under_way, docker)
+            rollout.switch(docker, report)
+        else:
+            report.names = release.STEPS
+            told = release.up(docker, report)
+            releases.switch(root, under_way.id)
+            changes = {**told.as_result(), "changed": True}
+            if record and under_way.kind == DEPLOY:
+                record.migrations = told.migrations
+    except EngineError as error:
+        serves = recovery.go_back(root, under_way, report, error.problem)
+        raise EngineError(error.code, f"{error.problem}{serves}", error.remedy) from error
+    if record and under_way.kind == DEPLOY:
+        record.state = "live"
+        record.seconds.update(report.seconds)
+        releases.write(root, record)
+    text = f"{docker.stack.name} ({docker.stack.env}) is ready: {verbs.site_url(docker)}, release {under_way.id}"
+    if not quiet:
+        report.done({**changes, "release": under_way.id, "message": text, "seconds": report.seconds}, text)
+
+
+def _finish(root: Path, report: Report, problem: str, keep: int) -> None:
+    under_way = _under_way(root)
+    if problem:
+        serves = recovery.go_back(root, under_way, report, problem)
+        raise EngineError("smoke", f"{problem}{serves}", _docker(root, under_way.id).stack.make("releases"))
+    if under_way.kind == ROLLBACK:
+        _leave(root, under_way)
+    record = releases.read(root, under_way.id)
+    if record and under_way.kind == DEPLOY:
+        record.state, record.reason = "good", ""
+        _close(root, report, record)
+    pending.end(root)
+    removed = retention.prune(root, keep)
+    text = f"release {under_way.id} is good" + (f"; removed {', '.join(removed)}" if removed else "")
+    report.done({"changed": True, "release": under_way.id, "removed": removed, "message": text}, text)
+
+
+def _open_files(docker: Docker) -> dict[str, str]:
+    """The files of a release that hold no secret: a control node judges by them what runs after a rollback."""
+    bundle_folder = docker.stack.bundle
+    paths = [bundle_folder / stacks.FILE_NAME, bundle_folder / docker.stack.compose_file]
+    paths += [path for path in (bundle_folder / "nginx").rglob("*") if path.is_file()]
+    return {path.relative_to(bundle_folder).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+def _leave(root: Path, under_way: Pending) -> None:
+    """Mark a release that was left by a rollback: it is never again what a rollback goes to by itself."""
+    left = releases.read(root, under_way.previous) if under_way.previous else None
+    if left:
+        left.state, left.reason = "rolled_back", f"rolled back to {under_way.id} at {releases.now()}"
+        releases.write(root, left)
+
+
+def _under_way(root: Path) -> Pending:
+    found = pending.read(root)
+    if found is None:
+        raise EngineError(
+            "not_prepared", "No release is under way on this host: it was recovered meanwhile.", "repeat the command"
+        )
+    return found
+
+
+def _steps_of(root: Path, under_way: Pending, docker: Docker) -> tuple[str, ...]:
+    """The steps that the first phase went through a part of, for their numbers to go on."""
+    record = releases.read(root, under_way.id)
+    deploys = under_way.kind == DEPLOY
+    return Wanted(backup=deploys and record is not None and bool(record.backup), commands=deploys).steps(docker)
+
+
+def _takes_over(docker: Docker, old: Optional[Docker]) -> bool:
+    """Whether a release takes over from another without a gap; else it is brought up in its place."""
+    return docker.stack.rolls and old is not None and old.stack.rolls and old.stack.release != docker.stack.release
+
+
+def _docker(root: Path, release_id: str) -> Docker:
+    return Docker(stacks.load(root, root / releases.FOLDER / release_id))
+
+
+def _close(root: Path, report: Report, record: Record) -> None:
+    record.finished = releases.now()
+    record.seconds.update(report.seconds)
+    releases.write(root, record)
+
+
+def _reason(error: BaseException) -> str:
+    return error.problem if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,160 @@
+"""Which releases there are, which one a rollback goes to, and which are kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Optional
+
+from kit_engine import command, pending, releases
+from kit_engine.docker import image_id
+from kit_engine.errors import EngineError
+from kit_engine.releases import Record
+
+# Records are small and tell what happened; the bundles and images that they speak of go earlier.
+KEPT_RECORDS = 100
+
+
+def records(root: Path) -> list[Record]:
+    """Read the records of all releases, the newest first."""
+    folder = root / releases.RECORDS
+    ids = [path.stem for path in folder.glob("[0-9]*Z-*.json")]
+    found = [record for record in (releases.read(root, one) for one in ids) if record]
+    return sorted(found, key=lambda record: (record.started, record.id), reverse=True)
+
+
+def target(root: Path, wanted: str) -> Record:
+    """Choose the release that a rollback goes to.
+
+    Args:
+        root: the deploy root.
+        wanted: its id; empty: the last good one before the one that serves.
+
+    Returns:
+        Its record.
+
+    Raises:
+        EngineError: there is none, it is not known to be good, it serves already, or it is not whole on this host any
+            more.
+    """
+    served = releases.current(root)
+    rows = records(root)
+    usable = [row for row in rows if row.state == "good" and row.id != served and not _lacking(root, row)]
+    known = f" Good ones: {', '.join(row.id for row in usable[:5])}." if usable else ""
+    if not wanted:
+        live = next((row for row in rows if row.id == served), None)
+        before = [row for row in usable if live is None or (row.started, row.id) < (live.started, live.id)]
+        if not before:
+            raise _refused(root, f"No good release is left here from before {served or 'the first'}.{known}")
+        return before[0]
+    record = next((row for row in rows if row.id == wanted), None)
+    if record is None:
+        raise _refused(root, f"There is no release {wanted} on this host.{known}")
+    if wanted == served:
+        raise _refused(root, f"Release {wanted} serves already.{known}")
+    if record.state not in ("good", "rolled_back"):
+        raise _refused(root, f"Release {wanted} is {record.state}: {record.reason or 'no gate judged it'}.{known}")
+    lacking = _lacking(root, record)
+    if lacking:
+        raise _refused(root, f"Release {wanted} cannot come back: {lacking}.{known}")
+    return record
+
+
+def migrations_after(root: Path, older: str, newer: str) -> list[str]:
+    """List the migrations that were applied after a release, up to another one: its code does not know them."""
+    rows = records(root)
+    order = [row.id for row in rows]
+    if older not in order or newer not in order or order.index(newer) > order.index(older):
+        return []
+    between = rows[order.index(newer) : order.index(older)]
+    return [name for row in reversed(between) for name in row.migrations]
+
+
+def prune(root: Path, keep: int) -> list[str]:
+    """Remove the bundles and images of old releases; never a volume, and never what serves.
+
+    Args:
+        root: the deploy root.
+        keep: how many good ones stay besides the one that serves.
+
+    Returns:
+        Ids of those that were removed.
+    """
+    rows = records(root)
+    served = releases.current(root)
+    under_way = pending.read(root)
+    kept = {served, *((under_way.id, under_way.previous) if under_way else ())}
+    for state in ("good", "rolled_back"):
+        # One at least of those that a rollback may go to, or there would be nothing to go back to.
+        kept |= {row.id for row in [row for row in rows if row.state == state and row.id not in kept][: max(1, keep)]}
+    gone = []
+    images = {row.image for row in rows if row.id in kept}
+    for row in rows:
+        folder = root / releases.FOLDER / row.id
+        if row.id in kept or not folder.is_dir():
+            continue
+        shutil.rmtree(folder)
+        gone.append(row.id)
+        if row.image and row.image not in images:
+            # One that another project's container uses stays: Docker refuses.
+            command.run(["docker", "image", "rm", row.image])
+    for row in rows[KEPT_RECORDS:]:
+        if row.id not in kept:
+            for suffix in ("json", "journal"):
+                (root / releases.RECORDS / f"{row.id}.{suffix}").unlink(missing_ok=True)
+    return gone
+
+
+def rows(root: Path) -> list[dict[str, Any]]:
+    """Describe each release for a list: its record, whether it serves, and its state as of now."""
+    served, under_way = releases.current(root), pending.read(root)
+    told = []
+    for record in records(root):
+        row = {**asdict(record), "serves": record.id == served, "bytes": _size(root / releases.FOLDER / record.id)}
+        if record.state in ("running", "live") and (under_way is None or under_way.id != record.id):
+            row["state"] = "abandoned"
+        told.append(row)
+    return told
+
+
+def table(told: Sequence[dict[str, Any]]) -> str:
+    """Write the list for people."""
+    if not told:
+        return "No release yet."
+    head = ("", "id", "ref", "who", "started", "seconds", "state", "backup", "size")
+    lines = [head]
+    for row in told:
+        backup = str(row["backup"].get("id", "")) or "-"
+        lines.append(
+            ("*" if row["serves"] else "", row["id"], row["ref"] or "-", row["who"], row["started"],
+             f"{sum(row['seconds'].values()):.1f}", row["state"], backup, f"{row['bytes'] / 1024:.0f} KiB")
+        )  # fmt: skip
+    widths = [max(len(line[number]) for line in lines) for number in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def _lacking(root: Path, record: Record) -> str:
+    if not (root / releases.FOLDER / record.id).is_dir():
+        return "its files were removed by retention"
+    there = image_id(record.image)
+    if not there:
+        return f"its image {record.image} is not on this host any more"
+    if record.image_id and there != record.image_id:
+        return f"the name {record.image} stands for another image now"
+    return ""
+
+
+def _refused(root: Path, problem: str) -> EngineError:
+    env = _env(root)
+    return EngineError("rollback", f"{problem} Nothing was changed.", f"make releases ENV={env}")
+
+
+def _env(root: Path) -> str:
+    record: Optional[Record] = next(iter(records(root)), None)
+    return record.env if record else "<environment>"
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,399 @@
+"""From one release to another without a gap.
+
+The new release's web containers start beside those that serve, and are asked by their own sockets. Then the link that
+nginx finds sockets by is led to theirs, which is the switch. The old ones finish what they have in hand, and go.
+
+Every part brings about a state and can be repeated: a rollback, and the next run after one that was cut off, go the
+same way (docs/ARCHITECTURE.md).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+from kit_engine import (
+    backup,
+    command,
+    current,
+    database_password,
+    edge,
+    preflight,
+    prepare,
+    readiness,
+    release,
+    release_commands,
+    releases,
+    signals,
+)
+from kit_engine.docker import Container, Docker
+from kit_engine.errors import EngineError
+from kit_engine.report import Report
+from kit_engine.stack import EDGE
+
+STEPS = ("check", "database", "backup", "migrate", "start", "healthy", "switch", "drain", "workers", "ready")
+# Of a release that is only to be brought back.
+CONVERGE = STEPS[STEPS.index("start") :]
+# An app that answers with errors for so long without a break will not recover by itself: a server that starts, or waits
+# for its database, answers with nothing or differently in between.
+ERROR_SECONDS = 5.0
+# What Docker may need on top of a container's own time to end.
+STOP_MARGIN_SECONDS = 30.0
+
+
+@dataclass
+class Wanted:
+    """What a release was asked to do on its way.
+
+    Attributes:
+        restarts: services that may be made anew although that leaves a gap.
+        backup: whether the database is backed up before the release commands.
+        commands: whether the release commands run; a rollback leaves the schema as it is.
+    """
+
+    restarts: frozenset[str] = frozenset()
+    backup: bool = False
+    commands: bool = True
+
+    def steps(self, docker: Docker) -> tuple[str, ...]:
+        """Name the steps from beginning to end."""
+        left_out = {
+            "backup": not self.backup or docker.stack.database is None,
+            "migrate": not self.commands,
+        }
+        return tuple(name for name in STEPS if not left_out.get(name, False))
+
+
+@dataclass
+class Prepared:
+    """What a release did before the switch.
+
+    Attributes:
+        migrations: those that were applied.
+        backup: what is known of the backup; empty where none was made.
+        gaps: seconds that a service was away, by its name.
+    """
+
+    migrations: list[str] = field(default_factory=list)
+    backup: dict[str, object] = field(default_factory=dict)
+    gaps: dict[str, float] = field(default_factory=dict)
+
+
+def ready_for(docker: Docker, report: Report, wanted: Wanted) -> Prepared:
+    """Do everything of a release that leaves the old one serving.
+
+    Args:
+        docker: the new release; another one serves.
+        report: where steps are told; its names are those of the steps to go through.
+        wanted: what it may do.
+
+    Returns:
+        What it did.
+
+    Raises:
+        EngineError: a step failed; :func:`give_up` removes what it left.
+    """
+    stack, done = docker.stack, Prepared()
+    with report.step("check"):
+        before = preflight.check(docker)
+        prepare.folders(stack)
+        # A rollback leaves what the app stands on as it is.
+        anew = _restarts(docker, before, wanted.restarts) if wanted.commands else set()
+        prepare.secrets(docker, drop=False)
+        nginx = next((item for item in before if item.service == EDGE and item.running), None)
+        edge.stage(docker, nginx)
+    with report.step("database"):
+        done.gaps = _backing(docker, before, anew)
+    if "backup" in report.names:
+        with report.step("backup"):
+            done.backup = backup.create(docker, report).as_record()
+    if "migrate" in report.names:
+        with report.step("migrate"):
+            if stack.workers_stop_first:
+                _stop(docker, [item for item in docker.containers() if item.service in stack.workers])
+            done.migrations = release_commands.run(docker, in_place=False)
+    with report.step("start"):
+        if stack.app_files:
+            release.publish_static(docker, stack.app_files)
+        _start_web(docker)
+    with report.step("healthy"):
+        wait_for_web(docker)
+    return done
+
+
+def switch(docker: Docker, report: Report) -> None:
+    """Lead all traffic to a release whose web is healthy, and have everything else follow.
+
+    Args:
+        docker: the release.
+        report: where steps are told.
+
+    Raises:
+        EngineError: a step failed.
+    """
+    stack = docker.stack
+    with report.step("switch"), signals.deferred():
+        before = docker.containers()
+        lead_to(docker, before)
+    with report.step("drain"):
+        left = drain(docker)
+        if left:
+            report.say(f"    {left} requests are still in hand; they have the container's stop_grace_period")
+        _remove(docker, [item for item in docker.of(stack.web) if item.release != stack.release])
+        _drop_sockets(docker)
+    with report.step("workers"):
+        follow(docker)
+    with report.step("ready"):
+        readiness.wait_ready(docker, {})
+        for service in stack.workers:
+            readiness.wait_healthy(docker, service, {})
+        prepare.secrets(docker)
+        wanted = current.fingerprints(docker)
+        release_commands.remember(docker, wanted[stack.web])
+        current.remember(docker, docker.containers(), wanted)
+
+
+def converge(docker: Docker, report: Report) -> None:
+    """Bring about that a release serves, alone and whole, whatever was begun and cut off.
+
+    Args:
+        docker: the release; its image is on this host.
+        report: where steps are told.
+
+    Raises:
+        EngineError: it cannot be brought to serve.
+    """
+    with report.step("start"):
+        prepare.folders(docker.stack)
+        prepare.secrets(docker)
+        edge.stage(docker, next((item for item in docker.of(EDGE) if item.running), None))
+        for service in docker.stack.backing_services:
+            if not any(item.running for item in docker.of(service)):
+                release.start(docker, (service,), "--no-deps")
+            readiness.wait_healthy(docker, service, {})
+        _start_web(docker)
+    with report.step("healthy"):
+        wait_for_web(docker)
+    switch(docker, report)
+
+
+def give_up(docker: Docker, old: Optional[Docker]) -> None:
+    """Remove what a release left that never got traffic, and give its helpers back to the one that serves.
+
+    Args:
+        docker: the release.
+        old: the one that serves; None where nothing does.
+    """
+    _remove(docker, [item for item in docker.of(docker.stack.web) if item.release == docker.stack.release], seconds=0)
+    _drop_sockets(docker)
+    if old is None:
+        return
+    prepare.secrets(old)
+    if not all(any(item.running for item in old.of(service)) for service in old.stack.workers):
+        release.start(old, old.stack.workers, "--no-deps")
+
+
+def lead_to(docker: Docker, before: Sequence[Container]) -> None:
+    """Have nginx ask a release's web: the switch itself.
+
+    Args:
+        docker: the release, whose set of nginx's files was staged.
+        before: all containers that there are.
+    """
+    stack = docker.stack
+    if not edge.is_current(stack):
+        if not any(item.service == EDGE and item.running for item in before):
+            edge.link(stack)
+            release.start(docker, (EDGE,), "--no-deps")
+        edge.activate(docker, before)
+    edge.lead_to(stack)
+    releases.switch(stack.root, stack.release)
+
+
+def drain(docker: Docker) -> int:
+    """Wait until the old release's web has answered what it had in hand.
+
+    Args:
+        docker: the release that serves now.
+
+    Returns:
+        How many requests it still had after the new release's drain_timeout_seconds.
+    """
+    stack = docker.stack
+    old = [item for item in docker.of(stack.web) if item.release != stack.release]
+    end = time.monotonic() + (stack.edge.drain_timeout_seconds if stack.edge else 0)
+    while True:
+        left = edge.in_hand(old)
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(edge.POLL_SECONDS)
+
+
+def follow(docker: Docker) -> None:
+    """Replace the app's other processes by the release's own, and remove those that it has no more.
+
+    Each old one gets its stop_grace_period to finish the job in hand, and its successor starts after it: no job is run
+    twice.
+    """
+    stack = docker.stack
+    _remove(docker, [item for item in docker.containers() if item.service not in stack.services])
+    release.remake(docker, docker.containers(), stack.workers, current.with_other_secrets(docker, docker.containers()))
+    release.start(docker, stack.workers, "--no-deps")
+
+
+def wait_for_web(docker: Docker) -> None:
+    """Wait until each of a release's web containers answers 200 on the readiness path, asked by its own socket.
+
+    Args:
+        docker: the release, whose web was started.
+
+    Raises:
+        EngineError: as soon as it is certain that it will not: a container ended, or nothing but errors for
+            ERROR_SECONDS; else when ready_timeout_seconds are over. With the end of the log.
+    """
+    stack = docker.stack
+    begun = time.monotonic()
+    failing: Optional[float] = None
+    polls = 0
+    while True:
+        problems = [readiness.ask(stack.probe, stack.probe.ready, path) for path in sockets(docker)]
+        if not any(problems):
+            return
+        if polls % readiness.POLLS_PER_LOOK == 0:
+            ours = [item for item in docker.of(stack.web) if item.release == stack.release]
+            if not ours:
+                raise EngineError("unhealthy", "The new web containers are gone.", "docker ps --all")
+            for item in ours:
+                readiness.refuse_broken(docker, item, 0)
+        problem = next(one for one in problems if one)
+        if problem.startswith(readiness.NO_ANSWER):
+            failing = None
+        elif failing is None:
+            failing = time.monotonic()
+        now = time.monotonic()
+        if now - begun > stack.limits.ready_timeout_seconds or (failing and now - failing > ERROR_SECONDS):
+            log = readiness.log(docker, [item for item in docker.of(stack.web) if item.release == stack.release][:1])
+            raise EngineError(
+                "not_ready",
+                f"The new release does not get ready; {stack.probe.ready} answered for {now - begun:.0f} s: "
+                f"{problem}\n{log}",
+                f"mend the project, then: {stack.make('deploy')}",
+            )
+        polls += 1
+        time.sleep(readiness.POLL_SECONDS)
+
+
+def sockets(docker: Docker) -> list[Path]:
+    """Where the web containers of a release are reached, as nginx reaches them (nginx/conf.d/default.conf.j2)."""
+    stack = docker.stack
+    replicas = stack.edge.replicas if stack.edge else 0
+    return [prepare.socket_folder(stack) / f"{number}.sock" for number in range(1, replicas + 1)]
+
+
+def _start_web(docker: Docker) -> None:
+    """Start as many web containers of a release as are lacking, and leave all others alone."""
+    stack = docker.stack
+    there = docker.of(stack.web)
+    ended = [item for item in there if item.release == stack.release and not item.running]
+    _remove(docker, ended, seconds=0)
+    kept = [item for item in there if item not in ended]
+    lacking = len(sockets(docker)) - sum(item.release == stack.release for item in kept)
+    if lacking > 0:
+        scale = f"{stack.web}={len(kept) + lacking}"
+        release.start(docker, (stack.web,), "--no-deps", "--no-recreate", "--scale", scale)
+
+
+def _restarts(docker: Docker, before: Sequence[Container], allowed: frozenset[str]) -> set[str]:
+    """Name the services that a release makes anew although that leaves a gap.
+
+    Raises:
+        EngineError: somebody must allow it first.
+    """
+    stack = docker.stack
+    services = (*stack.backing_services, EDGE)
+    told = docker.compose(
+        *("--dry-run", "up", "--detach", "--no-deps", "--no-build", "--pull", "never", *services),
+        code="compose_file",
+        remedy=stack.make("render"),
+    )
+    # Compose's own word for what it would do; the last part of a container's name is its number.
+    named = re.findall(r"Container (\S+)\s+Recreate\b", told.out + told.err)
+    anew = {name for name in services if any(re.fullmatch(rf"(.*-)?{re.escape(name)}-\d+", one) for one in named)}
+    secrets = current.with_other_secrets(docker, before, stack.bundle / "secrets")
+    anew |= secrets & set(services)
+    refused = sorted(anew - allowed)
+    if refused and "all" not in allowed:
+        names = ",".join(sorted(anew))
+        raise EngineError(
+            "restart_needed",
+            f"This release changes {' and '.join(refused)}, and cannot be brought up without stopping "
+            f"{'it' if len(refused) == 1 else 'them'} for some seconds. Nothing was changed.",
+            stack.make("deploy", f"ALLOW_RESTART={names}") + "    (at an hour when a gap does no harm)",
+        )
+    return anew
+
+
+def _backing(docker: Docker, before: Sequence[Container], anew: set[str]) -> dict[str, float]:
+    """Bring up what the app needs; gives the seconds that each service made anew was away."""
+    stack = docker.stack
+    gaps = {}
+    there = {item.service for item in before if item.running}
+    for service in (*stack.backing_services, EDGE):
+        lacking = service not in there and service != EDGE
+        if service in anew or lacking:
+            begun = time.monotonic()
+            if service == EDGE:
+                # It comes back on the set that serves: the switch is still to come.
+                release.start(docker, (service,), "--no-deps", "--force-recreate")
+            else:
+                release.start(docker, (service,), "--no-deps", *(["--force-recreate"] if service in anew else []))
+            readiness.wait_healthy(docker, service, {})
+            if service in anew:
+                gaps[service] = round(time.monotonic() - begun, 1)
+        elif service != EDGE:
+            readiness.wait_healthy(docker, service, {item.id: item.restarts for item in before})
+    if stack.database:
+        database_password.ensure(docker)
+    return gaps
+
+
+def _drop_sockets(docker: Docker) -> None:
+    """Remove the socket folders of releases that have no web any more."""
+    used = {item.release for item in docker.of(docker.stack.web)}
+    for folder in (docker.stack.root / prepare.SOCKETS).iterdir():
+        if folder.is_dir() and not folder.is_symlink() and folder.name not in used:
+            shutil.rmtree(folder)
+
+
+def _stop(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
+    """End containers, each in its own time, all at once."""
+    limit = docker.stack.limits.command_timeout_seconds + STOP_MARGIN_SECONDS
+    words = ["docker", "stop", *([] if seconds is None else ["--time", str(seconds)])]
+
+    def end(item: Container) -> None:
+        # One that is gone already is as good.
+        command.run([*words, item.id], limit=limit)
+
+    with ThreadPoolExecutor(max_workers=max(1, len(containers))) as at_once:
+        list(at_once.map(end, containers))
+
+
+def _remove(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
+    """End containers and remove them; their volumes stay.
+
+    Args:
+        docker: the stack's containers.
+        containers: which.
+        seconds: until they are killed; default: the stop_grace_period of each.
+    """
+    if not containers:
+        return
+    _stop(docker, containers, seconds)
+    for item in containers:
+        command.run(["docker", "rm", "--force", item.id])
