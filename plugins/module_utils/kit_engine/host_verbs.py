@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from kit_engine import bundle, release, releases, verbs
+from kit_engine import bundle, release, releases, signals, verbs
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker, image_id
 from kit_engine.errors import EngineError
@@ -42,10 +42,12 @@ def release_verb(arguments: argparse.Namespace) -> None:
         record.seconds = dict(report.seconds)
         releases.write(root, record)
         raise
-    releases.switch(root, given)
-    record.state, record.finished = "good", releases.now()
-    record.seconds, record.migrations, record.reason = dict(report.seconds), changes.migrations, ""
-    releases.write(root, record)
+    # A release that is current without a record that says so would be neither good nor failed.
+    with signals.deferred():
+        releases.switch(root, given)
+        record.state, record.finished = "good", releases.now()
+        record.seconds, record.migrations, record.reason = dict(report.seconds), changes.migrations, ""
+        releases.write(root, record)
     text = f"{docker.stack.name} ({docker.stack.env}) is ready: {verbs.site_url(docker)}, release {given}"
     result = {**changes.as_result(), "release": given, "message": text, "seconds": report.seconds}
     report.done({**result, "changed": True}, text)
