@@ -15,6 +15,7 @@ VERSION ?=
 DIRTY ?=
 CONFIRM ?=
 HOST ?=
+WAIT ?=
 ROTATE ?=
 CONFIRM_HOST_KEYS ?=
 ALLOW_RESTART ?=
@@ -35,6 +36,8 @@ is_here := $(shell grep -rls '^ansible_connection: local' 'inventories/$(ENV)')
 over_ssh = $(with_vault) PYTHONPATH=plugins/module_utils $(BIN)/python -m kit_control.on_host \
 	--env '$(ENV)' $(if $(INVENTORY),--inventory '$(INVENTORY)') $(if $(MANIFEST),--manifest '$(MANIFEST)') $(if $(HOST),--host '$(HOST)')
 manage = $(if $(is_here),./docker-manage.sh $(ENV),$(over_ssh))
+# Seconds to wait for another command that changes the same host; without, one is refused.
+waiting = $(if $(WAIT),--wait $(WAIT))
 login := environment $(if $(is_here),,.venv/.kit)
 # Most of a test's time is waiting for containers: three at once on two cores, a file's tests in one process since they
 # share stacks, in the order of tests/conftest.py.
@@ -73,8 +76,8 @@ environment:
 	@[ -z "$(vault)" ] || [ -r "$(vault)" ] || { printf 'The vault password of %s cannot be read: %s (ANSIBLE_VAULT_PASSWORD_FILE)\nNext: ls -l %s\n' \
 		'$(ENV)' "$(vault)" "$(vault)" >&2; exit 1; }
 
-deploy: environment .venv/.kit ## Bring ENV to the newest release
-	@$(play) playbooks/deploy.yml $(ARGS)
+deploy: environment .venv/.kit ## Bring ENV to the newest release; WAIT=seconds for another deploy to end
+	@$(play) playbooks/deploy.yml $(if $(WAIT),-e lock_wait_seconds=$(WAIT)) $(ARGS)
 
 rollback: environment .venv/.kit ## Go back to the last good release of ENV, or to RELEASE=id
 	@$(play) playbooks/rollback.yml $(if $(RELEASE),-e release_rollback_to=$(RELEASE)) $(ARGS)
@@ -96,10 +99,10 @@ provision: environment .venv/.kit ## Take ENV's bare hosts to where deploy can b
 
 # The daily commands: of several hosts, name one with HOST=.
 down: $(login) ## Stop ENV and keep its data
-	@$(manage) down
+	@$(manage) down $(waiting)
 
 destroy: $(login) ## Remove ENV with its data; asks for its name, or CONFIRM=ENV
-	@$(manage) destroy $(if $(CONFIRM),--confirm $(CONFIRM))
+	@$(manage) destroy $(if $(CONFIRM),--confirm $(CONFIRM)) $(waiting)
 
 ps: $(login) ## List ENV's containers
 	@$(manage) ps
@@ -120,10 +123,10 @@ manage: $(login) ## Run manage.py in ENV: make manage ARGS="check --deploy"
 	@$(manage) manage $(ARGS)
 
 migrate: $(login) ## Apply ENV's migrations
-	@$(manage) migrate
+	@$(manage) migrate $(waiting)
 
 restart: $(login) ## Restart all services of ENV, or ARGS=service
-	@$(manage) restart $(ARGS)
+	@$(manage) restart $(waiting) $(ARGS)
 
 lint: .venv/.dev ## Check the style of everything
 	@./lint.sh

@@ -18,6 +18,7 @@ STORIES = (
     ("e2e/test_tls_grade.py", "roles/test_molecule.py::test_alternative"),
     ("e2e/test_three_hosts.py",),
     ("e2e/test_bad_hosts.py", "e2e/test_canary.py::test_a_process", "e2e/test_canary.py::test_open_places"),
+    ("e2e/test_lock.py",),
 )
 HERE = Path(__file__).parent
 

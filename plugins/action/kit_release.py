@@ -6,9 +6,7 @@ ends the release well on every host, or goes back on every host.
 
 from __future__ import annotations
 
-import getpass
 import json
-import platform
 import sys
 import time
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import app_image, engine_call, release_archive, source_version
+from kit_control import app_image, engine_call, host_lock, release_archive, source_version
 from kit_control.action import Inputs, KitAction
 
 
@@ -76,7 +74,9 @@ class ActionModule(KitAction):
     def _in_place(self) -> dict[str, Any]:
         if self._task.check_mode:
             return {"skipped": True, "msg": "check mode: the engine's `up` was not run"}
-        return engine_call.call(self, Path(self._task.args["root"]), str(self._task.args["python"]), "up", [])
+        # Where it is not a session that holds the lock: the whole deploy is this one step.
+        words = ["--wait", str(self.variables.get("lock_wait_seconds", 0))]
+        return engine_call.call(self, Path(self._task.args["root"]), str(self._task.args["python"]), "up", words)
 
     def _on_host(self) -> dict[str, Any]:
         given, task = self.inputs(), self._task.args
@@ -106,7 +106,7 @@ class ActionModule(KitAction):
             "sha": version.sha,
             "dirty": bool(version.changed) or not version.sha,
             "image": str(given.settings["images"]["app"]),
-            "who": f"{getpass.getuser()}@{platform.node()}",
+            "who": host_lock.who(),
         }
         archive = None if same else release_archive.pack(files, self._beside(given))
         return self._call(asked, archive)

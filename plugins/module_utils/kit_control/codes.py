@@ -56,6 +56,7 @@ MEANINGS = {
     "images": "an image was not named",
     "interrupted": "Ctrl-C",
     "inventory": "the inventory has a mistake, or names no host",
+    "lock_lost": "the connection that held the host's lock for this deploy was lost",
     "locked": "another call changes the same thing on the host, and does not end",
     "login": "a login was tried and failed; what would have locked you out was undone",
     "manifest": "the project's manifest has a mistake",

@@ -21,6 +21,8 @@ from kit_control.errors import KitError
 
 # Judged without leaving anything on the host, the engine included.
 _LEAVES_NOTHING = ("image-migrations", "plan", "preflight")
+# What the task that took the host's lock has registered.
+LOCK = "preflight_lock"
 # Often enough to look live; over SSH a look costs the host a tenth of a second, and short verbs get none.
 LOOK_SECONDS, LOOK_SECONDS_REMOTE = 0.2, 1.5
 # A step that takes longer is shown before it has ended.
@@ -53,13 +55,14 @@ printf '%s  %s\\n' "$sum" "$3" | sha256sum --check --status 2> /dev/null || { ca
     + "; }\n"
     + _RUN
 )
-_HAS_PYTHON = f"""command -v "$python" > /dev/null || exit {_NO_PYTHON}
+# Needs the variable python.
+HAS_PYTHON = f"""command -v "$python" > /dev/null || exit {_NO_PYTHON}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || exit {_OLD_PYTHON}
 """
 # On a host, with its files compiled beside it (engine_archive.MAIN); in a deploy root here they could be root's.
 _INSTALL = (
     "python=$1; engine=$2; sum=$3; set -e\n"
-    + _HAS_PYTHON
+    + HAS_PYTHON
     # A name of its own: another control node, or another host's task on this machine, may be at it too.
     + """bin=${engine%/*}; mkdir -p "$bin"; new=$(mktemp "$engine.XXXXXXXX"); trap 'rm -rf "$new" "$new.d"' EXIT
 cat > "$new"; chmod 0755 "$new"
@@ -77,7 +80,7 @@ mv -f "$new" "$engine"
 # The engine comes first on standard input, and just so much of it is read: the verb's own input follows.
 _TEMPORARY = (
     "size=$1; shift; python=$2\n"
-    + _HAS_PYTHON
+    + HAS_PYTHON
     + """folder=$(mktemp -d) || exit 1
 "$python" -c '
 import os, sys
@@ -113,8 +116,10 @@ def call(
     Raises:
         KitError: the host cannot be reached, may not be administered, or has no fitting Python.
     """
-    archive, checksum = _archive()
+    archive, checksum = archive_and_sum()
     engine = root / "bin/engine.pyz"
+    if verb not in _LEAVES_NOTHING:
+        words = [*words, *_session(action, root)]
     progress = f"/tmp/kit-progress-{secrets.token_hex(8)}"  # noqa: S108 - made with noclobber, and a name not to guess
     arguments = [progress, python, str(engine), "--root", str(root), verb, "--json", *words]
     brought = False
@@ -130,13 +135,20 @@ def call(
         done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
         if done["rc"] == _OTHER_ENGINE:
             installed = [python, str(engine), checksum if action.is_remote else ""]
-            _demand(action, python, run(action, _INSTALL, installed, archive))
+            demand(action, python, run(action, _INSTALL, installed, archive))
             brought = True
             done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
-    _demand(action, python, done, started=True)
+    demand(action, python, done, started=True)
     result = answer(str(done["stdout"]), str(done["stderr"]).partition(_MARK)[0], int(done["rc"]))
     result["changed"] = bool(result.get("changed")) or brought
     return result
+
+
+def _session(action: KitAction, root: Path) -> list[str]:
+    """The words that make a verb a step of the session that holds the host's lock, where one does (host_lock.take)."""
+    held = action.variables.get(LOCK) or {}
+    here = str(action._task.delegate_to or action.host) == action.host
+    return ["--session", str(held["token"])] if here and held.get("root") == str(root) else []
 
 
 def run(
@@ -205,8 +217,18 @@ def unreachable(action: KitAction, said: str) -> KitError:
     return unreachable_host.explain(action.host, action.address, said, action.login_words, action.known_name)
 
 
-def _demand(action: KitAction, python: str, done: dict[str, Any], *, started: bool = False) -> None:
-    """Refuse what kept the engine from starting at all."""
+def demand(action: KitAction, python: str, done: dict[str, Any], *, started: bool = False) -> None:
+    """Refuse what kept the engine from starting at all.
+
+    Args:
+        action: whose host it was.
+        python: the host's Python.
+        done: how the command ended.
+        started: whether an engine that says something may have ended as it likes.
+
+    Raises:
+        KitError: why it did not start.
+    """
     code, said = int(done["rc"]), str(done["stderr"])
     if code == 0 or (started and str(done["stdout"]).strip()):
         return
@@ -251,7 +273,8 @@ def answer(out: str, err: str, code: int) -> dict[str, Any]:
 
 
 @cache
-def _archive() -> tuple[bytes, str]:
+def archive_and_sum() -> tuple[bytes, str]:
+    """Give the engine's archive, and its hash."""
     content = engine_archive.build()
     return content, hashlib.sha256(content).hexdigest()
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import certificate, stack
+from kit_engine import certificate, signals, stack
 from kit_engine.certificate import Place
 from kit_engine.certificate_checks import Pair, Wanted, date, days_left, missing_names
 from kit_engine.docker import Docker
@@ -31,9 +31,9 @@ def certificate_verb(docker: Docker, arguments: argparse.Namespace) -> None:
             raise UsageError("--chain and --key belong together.", "./docker-manage.sh help")
         pair = Pair(_text(arguments.chain), _text(arguments.key), str(arguments.chain), str(arguments.key))
         authority = _text(arguments.ca) if arguments.ca else ""
-        changed = certificate.install(
-            place, pair, Wanted(edge.domains, authority=authority, authority_place=str(arguments.ca)), docker
-        )
+        wanted = Wanted(edge.domains, authority=authority, authority_place=str(arguments.ca))
+        with signals.deferred():
+            changed = certificate.install(place, pair, wanted, docker)
     now = certificate.facts(place, docker.stack.probe)
     rows = certificate.installed(place)
     lines = [f"{docker.stack.name} ({docker.stack.env}): {_verdict(now)}"]
@@ -64,7 +64,9 @@ def install_verb(arguments: argparse.Namespace) -> None:
         content = json.loads(given)
         pair = Pair(content["chain"], content["key"], "the certificate that was sent", "the key that was sent")
         domains = tuple(asked["domains"])
-        changed = certificate.install(place, pair, Wanted(domains, trust="given"), docker)
+        # Between link and reload, visitors and files would differ.
+        with signals.deferred():
+            changed = certificate.install(place, pair, Wanted(domains, trust="given"), docker)
         warnings = _left_behind(place, docker)
     elif place.chain() and not asked.get("only_ask"):
         with certificate.turn(place):

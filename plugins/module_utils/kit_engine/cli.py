@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kit_engine import __version__, prepare
+from kit_engine import __version__, lock, prepare, signals
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError, UsageError
 from kit_engine.report import Report
@@ -30,7 +32,28 @@ _BY_REQUEST = {
     "plan": "plan.plan_verb",
     "preflight": "preflight_verb.preflight_verb",
     "release": "releasing.release_verb",
+    "session": "session.session_verb",
     "trial": "trial.trial_verb",
+}
+
+
+def _always(_arguments: argparse.Namespace) -> bool:
+    return True
+
+
+# Those that change the host, by their arguments, and so need its lock. The images that a control node makes for itself
+# are not among them: they take turns by themselves, and a session's token has them hold the lock on a host.
+_CHANGES: Mapping[str, Callable[[argparse.Namespace], bool]] = {
+    "certificate": lambda given: bool(given.chain or given.key),
+    "destroy": _always,
+    "down": _always,
+    "images": lambda given: json.loads(given.request)["mode"] != "ask",
+    "install-certificate": lambda given: not json.loads(given.request).get("only_ask"),
+    "migrate": _always,
+    "release": _always,
+    "restart": _always,
+    "rollback": _always,
+    "up": _always,
 }
 
 
@@ -50,7 +73,11 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
-    words = list(argv)
+    with signals.taken():
+        return _run(list(argv))
+
+
+def _run(words: list[str]) -> int:
     report = Report("engine", "--json" in words)
     try:
         arguments = parser().parse_args(_with_separator(words))
@@ -58,8 +85,9 @@ def main(argv: Sequence[str]) -> int:
         arguments.report = report
         run = _load(arguments.run)
         if "request" in arguments:
-            run(arguments)
-            prepare.give_back(arguments.root)
+            with _locked(arguments):
+                run(arguments)
+                prepare.give_back(arguments.root)
             return 0
         stack = load(arguments.root)
         if arguments.env and arguments.env != stack.env:
@@ -68,8 +96,9 @@ def main(argv: Sequence[str]) -> int:
                 f"./docker-manage.sh {stack.env} {arguments.verb}",
             )
         docker = Docker(stack)
-        run(docker, arguments)
-        prepare.give_back(stack.root)
+        with _locked(arguments):
+            run(docker, arguments)
+            prepare.give_back(stack.root)
     except UsageError as error:
         report.failed(error)
         return USAGE
@@ -83,7 +112,12 @@ def main(argv: Sequence[str]) -> int:
         )
         return FAILED
     except KeyboardInterrupt:
-        report.failed(EngineError("interrupted", "Interrupted.", "repeat the command; it goes on from what is there"))
+        # Whoever would read it may be gone: a control node, a terminal.
+        with suppress(OSError):
+            report.failed(
+                EngineError("interrupted", "Interrupted.", "repeat the command; it goes on from what is there")
+            )
+            sys.stdout.flush()
         return INTERRUPTED
     return 0
 
@@ -100,11 +134,18 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--env", help="the environment that must be there; docker-manage.sh gives it")
     commands = top.add_subparsers(dest="verb", required=True, metavar="verb", parser_class=_Parser)
 
-    def add(name: str, run: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+    def lockable(command: argparse.ArgumentParser) -> None:
+        text = "wait so long for another command that changes this host"
+        command.add_argument("--wait", type=float, default=0, metavar="SECONDS", help=text)
+        command.add_argument("--session", default="", help=argparse.SUPPRESS)
+
+    def add(name: str, run: str, text: str, *, as_json: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
-        if json:
+        if as_json:
             command.add_argument("--json", action="store_true", help="print one JSON object")
+        if name in _CHANGES:
+            lockable(command)
         return command
 
     add("check", "verbs.check_verb", "judge this host, change nothing")
@@ -125,13 +166,13 @@ def parser() -> argparse.ArgumentParser:
         shown.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"{text} (PEM)")
     restart = add("restart", "verbs.restart", "restart all services, or one")
     restart.add_argument("service", nargs="?")
-    add("ps", "verbs.ps", "list the containers", json=False)
-    logs = add("logs", "verbs.logs", "show the logs of all services, or one", json=False)
+    add("ps", "verbs.ps", "list the containers", as_json=False)
+    logs = add("logs", "verbs.logs", "show the logs of all services, or one", as_json=False)
     logs.add_argument("service", nargs="?")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
-    shell = add("shell", "verbs.shell", "open a shell inside a service's container", json=False)
+    shell = add("shell", "verbs.shell", "open a shell inside a service's container", as_json=False)
     shell.add_argument("service", nargs="?")
-    manage = add("manage", "verbs.manage", "run manage.py with the arguments that follow", json=False)
+    manage = add("manage", "verbs.manage", "run manage.py with the arguments that follow", as_json=False)
     manage.add_argument("words", nargs="*")
     for name, run in _BY_REQUEST.items():
         # Without a help text: these are for Ansible, which knows what an environment asks for.
@@ -139,7 +180,18 @@ def parser() -> argparse.ArgumentParser:
         hidden.set_defaults(run=run)
         hidden.add_argument("--json", action="store_true")
         hidden.add_argument("--request", required=True, metavar="JSON")
+        lockable(hidden)
     return top
+
+
+def _locked(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    """Give the host's lock to a verb that changes it, or that is a step of a session."""
+    session = getattr(arguments, "session", "")
+    changes = _CHANGES.get(arguments.verb)
+    if not session and not (changes and changes(arguments)):
+        return nullcontext()
+    command = f"./docker-manage.sh {arguments.env or 'ENVIRONMENT'} {arguments.verb}"
+    return lock.held(arguments.root, command, lock.caller(), arguments.wait, session, arguments.report.say)
 
 
 def _load(name: str) -> Any:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kit_engine import lock, signals
 from kit_engine.errors import EngineError
 
 # The last lines say why a program failed; more would hide it.
@@ -56,6 +57,10 @@ def run(
             timeout=limit,
             env={**os.environ, **(env or {})},
             check=False,
+            # The lock is free only when the last of what we started has ended.
+            pass_fds=lock.inherited(),
+            # Ctrl-C goes to all of a terminal's group.
+            start_new_session=signals.deferring(),
         )
     except FileNotFoundError:
         raise EngineError("missing", f"There is no `{argv[0]}` on this host's PATH.", f"install {argv[0]}") from None

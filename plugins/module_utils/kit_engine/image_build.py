@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Optional
 
-from kit_engine import machine
+from kit_engine import lock, machine
 from kit_engine.base_images import recipe
 from kit_engine.command import run, tail
 from kit_engine.errors import EngineError
@@ -60,6 +60,7 @@ def build(
                 errors="replace",
                 timeout=LIMIT_SECONDS,
                 check=False,
+                pass_fds=lock.inherited(),
             )
         except subprocess.TimeoutExpired:
             raise EngineError(

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from kit_engine import command, disk, image_archive
+from kit_engine import command, disk, image_archive, lock
 from kit_engine.docker import image_id
 from kit_engine.errors import EngineError
 from kit_engine.image_archive import SHA256
@@ -151,9 +151,9 @@ def take(root: Path, header: Header, body: bytes, report: Report) -> Standing:
     folder = root / STAGED
     # What is in there is half of something, and for nobody else to read.
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder.parent / ".lock").open("w") as lock:
+    with (folder.parent / ".lock").open("w") as file:
         # A control node that was cut off leaves a call behind, which may still be at work.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         folder.mkdir(exist_ok=True, mode=0o700)
         if header.free_bytes:
             disk.demand(root, header.free_bytes)
@@ -318,7 +318,11 @@ def _own_layers(wanted: Collection[str], scratch: Path) -> list[tuple[str, int, 
         told = command.run(["docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", one])
         here = [layer for layer in wanted if layer not in found and layer in told.out]
         if told.code == 0 and here:
-            with subprocess.Popen(["docker", "save", one], stdout=subprocess.PIPE) as saving:  # noqa: S603, S607
+            with subprocess.Popen(  # noqa: S603
+                ["docker", "save", one],  # noqa: S607
+                stdout=subprocess.PIPE,
+                pass_fds=lock.inherited(),
+            ) as saving:
                 image_archive.read(cast("IO[bytes]", saving.stdout), here, keep, scratch)
     return list(found.values())
 
@@ -326,7 +330,11 @@ def _own_layers(wanted: Collection[str], scratch: Path) -> list[tuple[str, int, 
 def _piped(argv: Sequence[str], write: Callable[[IO[bytes]], None]) -> tuple[int, str]:
     """Run a program on what is written to its standard input; gives its exit code and what it said."""
     with subprocess.Popen(  # noqa: S603 - an argument list of our own, no shell
-        list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        list(argv),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=lock.inherited(),
     ) as program:
         ending = threading.Timer(LOAD_SECONDS, program.kill)
         ending.start()

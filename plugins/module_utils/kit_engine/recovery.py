@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from io import StringIO
 from pathlib import Path
+from typing import Optional
 
 from kit_engine import pending, release, releases, rollout
 from kit_engine import stack as stacks
@@ -13,7 +15,7 @@ from kit_engine.pending import DEPLOY, Pending
 from kit_engine.report import Report
 
 
-def recover(root: Path, report: Report) -> str:
+def recover(root: Path, report: Optional[Report] = None) -> str:
     """Bring the host to a whole state if an earlier run was cut off; to be called with the host's lock held.
 
     Before the switch the release that served before goes on alone. After it the new one serves, and what was left to do
@@ -22,7 +24,7 @@ def recover(root: Path, report: Report) -> str:
 
     Args:
         root: the deploy root.
-        report: of the verb that found it.
+        report: of the verb that found it; default: nobody reads along.
 
     Returns:
         A sentence about what was done; empty where nothing was under way.
@@ -35,6 +37,7 @@ def recover(root: Path, report: Report) -> str:
     found = pending.read(root)
     if found is None:
         return ""
+    report = report or Report("recover", as_json=False, stream=StringIO())
     apart = Report("recover", as_json=False, names=rollout.CONVERGE, stream=report.stream)
     report.say(f"    the {found.kind} of release {found.id} was cut off; the host is made whole first")
     switched = releases.current(root) == found.id

@@ -15,6 +15,7 @@ from kit_engine import (
     prepare,
     readiness,
     release_commands,
+    signals,
     synced_source,
 )
 from kit_engine.docker import Container, Docker
@@ -111,7 +112,9 @@ def up(docker: Docker, report: Report) -> Changes:
         if not set(stack.services) <= unchanged:
             start(docker, stack.services, "--remove-orphans")
         if other_edge:
-            edge.activate(docker, settled)
+            # From the link to the new workers: it ends with nginx on one set, the new or the old.
+            with signals.deferred():
+                edge.activate(docker, settled)
         if other_source:
             reload(docker, settled)
     with report.step("ready"):

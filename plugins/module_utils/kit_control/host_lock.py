@@ -1,0 +1,159 @@
+"""Have a host to ourselves from before the first change to the end of a deploy, and let it go."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+from kit_control import engine_call, lock_keeper
+from kit_control.action import KitAction
+from kit_control.errors import KitError
+
+_PACKAGES = Path(__file__).resolve().parents[1]
+_SSH_FAILED = 255
+# Of the host's answer to the end of a session.
+_FREE_SECONDS = lock_keeper.PATIENCE_SECONDS + 5
+# The engine that stands there, else one for this call alone: before the lock is had, nothing of the host's is changed.
+_SESSION = (
+    """sum=$1; size=$2; python=$3; engine=$4; shift 4
+if printf '%s  %s\\n' "$sum" "$engine" | sha256sum --check --status 2> /dev/null; then exec "$python" "$engine" "$@"; fi
+"""
+    + engine_call.HAS_PYTHON
+    + f"""folder=$(mktemp -d) || exit 1
+trap 'rm -rf "$folder"' EXIT
+echo {lock_keeper.SEND_ENGINE}
+"""
+    # What comes first may be heartbeats, and a password that sudo did not want.
+    + """"$python" -c '
+import os, sys
+while os.read(0, 1) not in (b"\\0", b""):
+    pass
+left = int(sys.argv[2])
+with open(sys.argv[1], "wb") as file:
+    while left:
+        part = os.read(0, min(left, 65536))
+        left -= file.write(part) or sys.exit("cut off")
+' "$folder/engine.pyz" "$size" || exit 1
+"$python" "$folder/engine.pyz" "$@"
+"""
+)
+
+
+def take(action: KitAction, root: Path, python: str, command: str, wait: float) -> dict[str, Any]:
+    """Take the lock of the task's host, and leave a process that keeps it while ansible-playbook runs.
+
+    Args:
+        action: the action plugin that calls; a connection like its own is used.
+        root: the deploy root there.
+        python: the host's Python.
+        command: what was typed, for those who are refused meanwhile.
+        wait: seconds to wait for another holder.
+
+    Returns:
+        The task's result: ``token`` for the steps, ``keeper`` to let it go, ``root``; a failure names the holder.
+
+    Raises:
+        KitError: the host cannot be reached, may not be administered, or has no fitting Python.
+    """
+    archive, checksum = engine_call.archive_and_sum()
+    asked = {"who": who(), "command": command, "wait": wait}
+    words = [checksum, str(len(archive)), python, str(root / "bin/engine.pyz")]
+    words += ["--root", str(root), "session", "--json", "--request", json.dumps(asked)]
+    argv, password = _command(action, shlex.join(["sh", "-c", _SESSION, "kit", *words]))
+    # A task is a fork of ansible-playbook.
+    given = {"command": argv, "password": password, "run": os.getppid()}
+    keeper = subprocess.Popen(
+        [sys.executable, "-m", "kit_control.lock_keeper"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # Ctrl-C is for ansible-playbook; its end is noticed.
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(_PACKAGES)},
+    )
+    with cast("IO[bytes]", keeper.stdin) as to_keeper, cast("IO[bytes]", keeper.stdout) as lines:
+        to_keeper.write(json.dumps(given).encode() + b"\n")
+        to_keeper.flush()
+        for line in lines:
+            told = json.loads(line)
+            if "waiting" in told:
+                action.say(str(told["waiting"]))
+            elif "ended" in told:
+                return _not_started(action, python, int(told["ended"]), str(told["said"]))
+            elif told["ok"]:
+                to_keeper.write(f"{lock_keeper.KEEP}\n".encode())
+                return {"changed": False, "token": told["token"], "keeper": told["keeper"], "root": str(root)}
+            else:
+                return engine_call.answer(line.decode(), "", 1)
+    return _not_started(action, python, 1, "")
+
+
+def free(action: KitAction, held: Mapping[str, Any]) -> dict[str, Any]:
+    """Let a lock go at the end of a deploy.
+
+    Args:
+        action: the action plugin that calls.
+        held: what :func:`take` gave.
+
+    Returns:
+        The task's result; a warning where the lock was lost meanwhile.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as keeper:
+            keeper.settimeout(_FREE_SECONDS)
+            keeper.connect(str(held["keeper"]))
+            keeper.sendall(lock_keeper.FREE)
+            if keeper.recv(len(lock_keeper.FREED)) == lock_keeper.FREED:
+                return {"changed": False}
+    except OSError:
+        pass
+    text = f"The connection that held the lock of {action.host} was lost before the end; every step had ended by then."
+    return {"changed": False, "warnings": [text]}
+
+
+def who() -> str:
+    """Tell who deploys from where: user@machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # A user without a name, as containers have them.
+        user = str(os.getuid())
+    return f"{user}@{platform.node()}"
+
+
+def _command(action: KitAction, command: str) -> tuple[list[str], str]:
+    """The words that run a command on the host as the task would, and the password that its sudo wants first."""
+    connection, password = action._connection, ""
+    become = connection.become
+    if become is not None and become.name.rpartition(".")[2] == "sudo":
+        password = str(become.get_option("become_pass") or "")
+        asks = "-S -p ''" if password else "-n"
+        user = shlex.quote(str(become.get_option("become_user") or "root"))
+        command = f"{become.get_option('become_exe') or 'sudo'} -H {asks} -u {user} {command}"
+    elif become is not None:
+        command = become.build_become_command(command, connection._shell)
+    if connection.transport != "ssh":
+        return ["sh", "-c", command], password
+    connection.host = connection.get_option("host")
+    program = str(connection.get_option("ssh_executable"))
+    built = [os.fsdecode(word) for word in connection._build_command(program, "ssh", connection.host, command)]
+    # Before the others, as SSH takes the first value of an option. A connection of its own: the one that tasks share
+    # may be closed any time. Only a login by password, which none but Ansible is asked for, has to share it.
+    own = [] if connection.get_option("password") else ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
+    return [program, "-o", "BatchMode=yes", *own, *built[built.index(program) + 1 :]], password
+
+
+def _not_started(action: KitAction, python: str, code: int, said: str) -> dict[str, Any]:
+    if code == _SSH_FAILED and action.is_remote:
+        raise engine_call.unreachable(action, said)
+    engine_call.demand(action, python, {"rc": code or 1, "stdout": "", "stderr": said})
+    raise KitError("engine", f"The lock of {action.host} could not be asked for.", "repeat the command")

@@ -1,0 +1,135 @@
+"""Deploys that meet on hosts, over SSH: one goes on, the other is told by whom, and none leaves a lock behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.kit import ROOT
+from testbed.hosts import Host, Run, borrowed
+
+pytestmark = [pytest.mark.host, pytest.mark.slow]
+
+DEPLOY_ROOT = "/srv/kit_test_lock"
+# Only looked at: to try it would be to take it for a moment.
+LOCKS = (
+    "sudo sh -c 'for lock in /run/kit-*.lock; do [ ! -e $lock ] || ! grep -q :$(stat -c %i $lock) /proc/locks "
+    "|| echo $lock; done'"
+)
+SECONDS = 90
+# Promised: a host is free so soon after the control node's process was killed.
+FREE_SECONDS = 5.0
+
+
+class Deploys:
+    """Starts plays that lock two hosts."""
+
+    def __init__(self, run: Run) -> None:
+        self.hosts: tuple[Host, ...] = run.hosts
+        self._inventory = run.inventory
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, seconds: int, wait: int = 0, user: str = "ada") -> subprocess.Popen[str]:
+        """Start one that is at work for some seconds."""
+        given: dict[str, Any] = {
+            "kit_become": True,
+            "kit_env": "prod",
+            "kit_in_place": False,
+            "lock_wait_seconds": wait,
+            "preflight_python": "python3",
+            "preflight_root": DEPLOY_ROOT,
+            "preflight_timeout_seconds": 30,
+            "test_seconds": seconds,
+        }
+        words = ["-i", "inventories/prod", "-i", str(self._inventory), "-e", json.dumps(given), "tests/e2e/lock.yml"]
+        play = subprocess.Popen(
+            [str(Path(sys.executable).parent / "ansible-playbook"), *words],
+            cwd=ROOT,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8", "LOGNAME": user},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.started.append(play)
+        return play
+
+    def locked(self) -> list[bool]:
+        """Whether somebody holds each host."""
+        return [bool(host.run(LOCKS).stdout) for host in self.hosts]
+
+    def working(self, seconds: int, user: str = "ada") -> subprocess.Popen[str]:
+        """Start one, and wait until it has all hosts."""
+        play = self.start(seconds, user=user)
+        limit = time.monotonic() + SECONDS
+        while self.locked() != [True] * len(self.hosts):
+            assert play.poll() is None, play.communicate()[0]
+            assert time.monotonic() < limit
+        return play
+
+
+@pytest.fixture(scope="module")
+def deploys() -> Iterator[Deploys]:
+    """Two bare hosts: a lock wants Python and sudo, and no engine of Docker's."""
+    with borrowed(hosts=2) as run:
+        made = Deploys(run)
+        yield made
+        for play in made.started:
+            play.kill()
+            play.communicate()
+
+
+def test_it_locks_works_and_lets_go(deploys: Deploys) -> None:
+    play = deploys.start(0)
+    said, _ = play.communicate(timeout=SECONDS)
+    assert play.returncode == 0, said
+    assert "WARNING" not in said
+    assert deploys.locked() == [False, False]
+    for host in deploys.hosts:
+        # The engine that came before the lock was had is gone again, the step's own stays.
+        assert host.run(f"ls {DEPLOY_ROOT}/bin; sudo find /tmp -name engine.pyz").stdout == "engine.pyz\n"
+
+
+def test_the_second_is_refused_and_told_by_whom(deploys: Deploys) -> None:
+    first = deploys.working(20, user="jürgen o'hara")
+    second = deploys.start(0)
+    said, _ = second.communicate(timeout=SECONDS)
+    assert second.returncode != 0
+    text = " ".join(said.split())
+    assert "Another command is at work on this host since" in text
+    assert "make deploy ENV=prod, user jürgen o'hara on" in text
+    assert "Next: wait, or: make deploy ENV=prod WAIT=600" in text
+    # The refused one took nothing from the first.
+    assert deploys.locked() == [True, True]
+    said, _ = first.communicate(timeout=SECONDS)
+    assert first.returncode == 0, said
+
+
+def test_a_killed_one_frees_its_hosts_and_the_next_goes_on(deploys: Deploys) -> None:
+    first = deploys.working(60)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    begun = time.monotonic()
+    while deploys.locked() != [False, False]:
+        assert time.monotonic() - begun < FREE_SECONDS
+    second = deploys.start(0)
+    said, _ = second.communicate(timeout=SECONDS)
+    assert second.returncode == 0, said
+
+
+def test_one_that_waits_has_its_turn(deploys: Deploys) -> None:
+    first = deploys.working(8)
+    second = deploys.start(0, wait=60)
+    said, _ = second.communicate(timeout=SECONDS)
+    assert second.returncode == 0, said
+    assert "user ada on" in said
+    assert "Waiting up to 60 s" in said
+    assert first.wait(SECONDS) == 0
