@@ -233,8 +233,12 @@ def test_a_session_holds_it_until_it_is_ended(root: Path, programs: Programs) ->
     session = programs.session(root)
     assert told(session)["ok"] is True
     assert not is_free(root)
-    out, _ = session.communicate("\0", timeout=PATIENCE)
-    assert (session.returncode, out) == (0, "")
+    orders = cast("IO[str]", session.stdin)
+    orders.write("\0")
+    orders.flush()
+    # At once: not when it has long been silent.
+    assert session.wait(5) == 0
+    assert line(session) == ""
     assert is_free(root)
     assert not lock.socket_of(lock.place_of(root)).exists()
 
