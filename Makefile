@@ -80,7 +80,7 @@ deploy: environment .venv/.kit ## Bring ENV to the newest release; WAIT=seconds 
 	@$(play) playbooks/deploy.yml $(if $(WAIT),-e lock_wait_seconds=$(WAIT)) $(ARGS)
 
 rollback: environment .venv/.kit ## Go back to the last good release of ENV, or to RELEASE=id
-	@$(play) playbooks/rollback.yml $(if $(RELEASE),-e release_rollback_to=$(RELEASE)) $(ARGS)
+	@$(play) playbooks/rollback.yml $(if $(RELEASE),-e release_rollback_to=$(RELEASE)) $(if $(WAIT),-e lock_wait_seconds=$(WAIT)) $(ARGS)
 
 plan: environment .venv/.kit ## Show what a deploy of VERSION to ENV would do; changes nothing there
 	@$(play) playbooks/plan.yml $(ARGS)

@@ -129,6 +129,41 @@ def test_a_change_of_code_makes_the_apps_containers_anew_and_no_other(deployed: 
     assert {name for name in after if after[name] == before[name]} == {"nginx", "db", "redis"}
 
 
+def test_a_rollback_is_one_command_and_the_next_deploy_another_release(deployed: Story) -> None:
+    before, release = deployed.containers(), deployed.release()
+    deployed.make("rollback")
+    earlier = deployed.release()
+    assert earlier != release
+    after = deployed.containers()
+    assert {name for name in after if after[name] == before[name]} == {"nginx", "db", "redis"}
+    rows = {line.split()[0]: line for line in deployed.make("releases").replace("*", " ").splitlines() if "Z-" in line}
+    assert "rolled_back" in rows[release]
+    assert "good" in rows[earlier]
+
+    deployed.make("deploy")
+    assert deployed.release() not in (release, earlier)
+    assert deployed.containers()["nginx"] == before["nginx"]
+
+
+def test_what_the_smoke_gate_finds_leads_back_to_the_release_before(deployed: Story) -> None:
+    before, release = deployed.containers(), deployed.release()
+    urls = deployed.kit.path / "app/config/urls.py"
+    sound = urls.read_text()
+    # The readiness path answers, the manifest's smoke requests do not.
+    urls.write_text(sound + '\nurlpatterns = [one for one in urlpatterns if "health" in str(one)]\n')
+    deployed.kit.commit("lose the pages")
+    told = deployed.make("deploy", check=False)
+    urls.write_text(sound)
+    deployed.kit.commit("find them again")
+    assert "smoke gate failed" in told
+    assert f"Release {release} serves again" in told
+    assert deployed.release() == release
+    assert deployed.containers()["nginx"] == before["nginx"]
+    # The bundle is the same again, and serves: nothing is to be done but to bring the same up once more.
+    deployed.make("deploy")
+    assert deployed.ask("/")[0] == 200
+
+
 def test_a_changed_working_tree_is_refused_before_the_host_is_touched(deployed: Story) -> None:
     stray = deployed.kit.path / "app/stray.py"
     stray.write_text("x = 1\n")
