@@ -20,6 +20,7 @@ ROTATE ?=
 CONFIRM_HOST_KEYS ?=
 ALLOW_RESTART ?=
 RELEASE ?=
+BACKUP ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -44,7 +45,7 @@ login := environment $(if $(is_here),,.venv/.kit)
 parallel := -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
-.PHONY: help setup requirements deploy rollback releases plan render smoke secrets provision down destroy ps logs shell manage migrate restart \
+.PHONY: help setup requirements deploy rollback releases backup backups restore plan render smoke secrets provision down destroy ps logs shell manage migrate restart \
 	status lint test test-fast test-fresh test-hosts testbed-up testbed-down bench diagrams env-example
 
 help: ## List the targets
@@ -106,6 +107,15 @@ destroy: $(login) ## Remove ENV with its data; asks for its name, or CONFIRM=ENV
 
 ps: $(login) ## List ENV's containers
 	@$(manage) ps
+
+backup: $(login) ## Back ENV's database up, and read the backup back
+	@$(manage) backup $(waiting)
+
+backups: $(login) ## List the backups on ENV's host
+	@$(manage) backups $(ARGS)
+
+restore: $(login) ## Bring BACKUP=id|latest of ENV back; asks for its name, or CONFIRM=ENV
+	@$(manage) restore '$(or $(BACKUP),latest)' $(if $(CONFIRM),--confirm $(CONFIRM)) $(waiting)
 
 releases: $(login) ## List the releases of ENV's host
 	@$(manage) releases $(ARGS)

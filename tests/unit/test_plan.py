@@ -9,7 +9,7 @@ import pytest
 import yaml
 from kit_control import remote_hosts
 from kit_control.errors import KitError
-from kit_engine import status
+from kit_engine import report
 from kit_engine.image_migrations import Migration, pending
 from kit_engine.plan_files import differences
 from support.kit import ROOT
@@ -138,4 +138,4 @@ class TestHosts:
     [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "59 min"), (3600, "1 h"), (47 * 3600, "47 h"), (172800, "2 days")],
 )
 def test_age_is_told_in_one_unit(seconds: float, text: str) -> None:
-    assert status.duration(seconds) == text
+    assert report.duration(seconds) == text

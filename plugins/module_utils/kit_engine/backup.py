@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import time
+from calendar import timegm
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ from typing import IO, Any
 from kit_engine import __version__, command, database, disk, lock, releases
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
-from kit_engine.report import Report
+from kit_engine.report import Report, duration
 from kit_engine.stack import Database
 
 FOLDER = "shared/backups"
@@ -100,7 +101,7 @@ def create(docker: Docker, report: Report) -> Backup:
             database=wanted.name,
             server=database.server_version(docker),
             bytes=(new / DUMP).stat().st_size,
-            sha256=_sha256(new / DUMP),
+            sha256=sha256(new / DUMP),
             level="read",
             seconds=round(time.monotonic() - begun, 2),
         )
@@ -113,21 +114,36 @@ def create(docker: Docker, report: Report) -> Backup:
     return done
 
 
-def newest(root: Path) -> dict[str, Any]:
-    """Give the manifest of the newest backup; empty where there is none."""
+def listed(root: Path) -> list[dict[str, Any]]:
+    """Describe the backups on this host, the newest first.
+
+    Args:
+        root: the deploy root.
+
+    Returns:
+        The manifest of each, with its ``age`` in seconds. What has no readable manifest is no backup.
+    """
+    found = []
     for path in sorted((root / FOLDER).glob("[0-9]*Z-*/" + MANIFEST), reverse=True):
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            made = timegm(time.strptime(told["id"][:16], "%Y%m%dT%H%M%SZ"))
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        return found
-    return {}
+        found.append({**told, "age": max(0.0, time.time() - made)})
+    return found
+
+
+def line(told: dict[str, Any]) -> str:
+    """Write a backup in one line: its id, size, age, and how far it was verified."""
+    size = told["bytes"] / 2**20
+    return f"{told['id']}, {size:.1f} MiB, {duration(told['age'])} ago, verified by {told['level']}"
 
 
 def _demand_space(docker: Docker, folder: Path) -> None:
     """A compressed dump is smaller than the database it is of; the last one tells by how much."""
     size = database.size(docker)
-    last = int(newest(docker.stack.root).get("bytes", 0))
+    last = int(next((one["bytes"] for one in listed(docker.stack.root)), 0))
     wanted = min(size, last * 2) if last else size
     found = disk.problems([folder], docker.stack.limits.min_free_bytes + wanted)
     if found:
@@ -140,7 +156,7 @@ def _dump(docker: Docker, server: Container, wanted: Database, target: Path, rep
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         # Straight into the file: its exit code is the dump's own.
-        code, said = _run(["docker", "exec", server.id, *words], report, target, out=file)
+        code, said = moved(["docker", "exec", server.id, *words], report, target, out=file)
         os.fsync(file.fileno())
     if code:
         raise EngineError(
@@ -155,7 +171,7 @@ def _read_back(docker: Docker, server: Container, dump: Path) -> None:
     """Have the server's own client read all of it: a table of contents alone passes for a dump that was cut."""
     with dump.open("rb") as file:
         words = ["docker", "exec", "--interactive", server.id, "pg_restore", "--file=/dev/null"]
-        code, said = _run(words, None, dump, stdin=file)
+        code, said = moved(words, None, dump, stdin=file)
     if code:
         raise EngineError(
             "backup",
@@ -165,7 +181,7 @@ def _read_back(docker: Docker, server: Container, dump: Path) -> None:
         )
 
 
-def _run(
+def moved(
     words: list[str],
     report: Report | None,
     target: Path,
@@ -173,7 +189,21 @@ def _run(
     out: IO[bytes] | None = None,
     stdin: IO[bytes] | None = None,
 ) -> tuple[int, str]:
-    """Run a program that moves much data; gives its exit code and the end of what it complained of."""
+    """Run a program that moves much data.
+
+    Args:
+        words: program and arguments.
+        report: told every few seconds how large the target is; None for no word.
+        target: the file that grows.
+        out: where its standard output goes.
+        stdin: what it reads.
+
+    Returns:
+        Its exit code, and what it complained of.
+
+    Raises:
+        EngineError: it did not end within a day.
+    """
     end, told = time.monotonic() + LIMIT_SECONDS, time.monotonic()
     with subprocess.Popen(  # noqa: S603 - an argument list of our own, no shell
         words, stdin=stdin or subprocess.DEVNULL, stdout=out or subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -199,7 +229,8 @@ def _run(
     return running.returncode, said.decode("utf-8", "replace")
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Hash a file of any size."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while True:

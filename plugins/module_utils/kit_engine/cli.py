@@ -49,9 +49,11 @@ _CHANGES: Mapping[str, Callable[[argparse.Namespace], bool]] = {
     "down": _always,
     "images": lambda given: json.loads(given.request)["mode"] != "ask",
     "install-certificate": lambda given: not json.loads(given.request).get("only_ask"),
+    "backup": _always,
     "migrate": _always,
     "release": _always,
     "restart": _always,
+    "restore": _always,
     "rollback": _always,
     "up": _always,
 }
@@ -154,6 +156,11 @@ def parser() -> argparse.ArgumentParser:
     destroy = add("destroy", "verbs.destroy", "remove the stack with its data")
     destroy.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")
     add("status", "status.status_verb", "show how the stack and its host are")
+    add("backup", "restore.backup_verb", "back the database up, and read the backup back")
+    add("backups", "restore.backups_verb", "list the backups on this host")
+    restore = add("restore", "restore.restore_verb", "bring a backup of the database back")
+    restore.add_argument("backup", metavar="ID", help="of the backup, or latest")
+    restore.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")
     add("releases", "releasing.releases_verb", "list the releases of this host")
     rollback = add("rollback", "releasing.rollback_verb", "go back to the last good release, or to one that is named")
     rollback.add_argument("release", nargs="?", metavar="ID")

@@ -17,7 +17,7 @@ from kit_engine import releases
 from kit_engine.report import Report
 
 NAME = "pending.json"
-DEPLOY, ROLLBACK = "deploy", "rollback"
+DEPLOY, ROLLBACK, RESTORE = "deploy", "rollback", "restore"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Pending:
 
     Attributes:
         id: of the release.
-        kind: ``deploy`` or ``rollback``.
+        kind: ``deploy``, ``rollback`` or ``restore``.
         previous: id of the release that served before; empty where none did.
     """
 

@@ -11,7 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, current, database, image_migrations, plan_files, preflight_verb, releases, status
+from kit_engine import (
+    bundle,
+    current,
+    database,
+    image_migrations,
+    plan_files,
+    preflight_verb,
+    releases,
+    rollout,
+    status,
+)
 from kit_engine import stack as stacks
 from kit_engine.docker import Container, Docker, image_id
 from kit_engine.errors import EngineError
@@ -111,6 +121,7 @@ def gather(root: Path, folder: Path, asked: Request) -> dict[str, Any]:
         "images": _images(docker, old, containers),
         "migrations": {"pending": pending, "unknown": unknown},
         "containers": services,
+        "restarts": sorted(rollout.restarts(docker, containers)) if old and old.stack.rolls else [],
         "certificates": status.certificates(stack),
         "backup": status.last_backup(stack),
         "disks": status.disks(stack),
@@ -137,7 +148,9 @@ def verdict(told: Mapping[str, Any], todo: Sequence[str]) -> str:
 
 
 def _but(told: Mapping[str, Any]) -> str:
-    return " (migrations are not known)" if told["migrations"]["unknown"] else ""
+    gap = f"; it stops {', '.join(told['restarts'])} for some seconds and wants " if told["restarts"] else ""
+    word = f"ALLOW_RESTART={','.join(told['restarts'])}" if gap else ""
+    return gap + word + (" (migrations are not known)" if told["migrations"]["unknown"] else "")
 
 
 def _todo(told: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from kit_engine import pending, release, releases, rollout
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
-from kit_engine.pending import DEPLOY, Pending
+from kit_engine.pending import DEPLOY, RESTORE, Pending
 from kit_engine.report import Report
 
 
@@ -38,10 +38,14 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
     if found is None:
         return ""
     report = report or Report("recover", as_json=False, stream=StringIO())
-    apart = Report("recover", as_json=False, names=rollout.CONVERGE, stream=report.stream)
+    apart = Report("recover", as_json=False, stream=report.stream)
     report.say(f"    the {found.kind} of release {found.id} was cut off; the host is made whole first")
     switched = releases.current(root) == found.id
-    if switched:
+    if found.kind == RESTORE:
+        # One database bears the name, the old one or the restored.
+        _serve(root, found.id, apart)
+        text = f"a restore was cut off; release {found.id} serves the database that bears its name"
+    elif switched:
         try:
             _serve(root, found.id, apart)
             text = f"release {found.id} serves; its run was cut off before the smoke gate"
@@ -83,7 +87,7 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
     if not under_way.previous:
         pending.end(root)
         return "\nThere is no earlier release to go back to; this one was left as it is."
-    apart = Report("go back", as_json=False, names=rollout.CONVERGE, stream=report.stream)
+    apart = Report("go back", as_json=False, stream=report.stream)
     report.say(f"    going back to release {under_way.previous}")
     _serve(root, under_way.previous, apart)
     pending.end(root)
@@ -96,13 +100,28 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
 
 
 def _serve(root: Path, release_id: str, report: Report) -> None:
-    docker = _docker(root, release_id)
-    if docker.stack.rolls:
+    serve(_docker(root, release_id), report)
+
+
+def serve(docker: Docker, report: Report) -> None:
+    """Bring about that a release serves, whole.
+
+    Args:
+        docker: the release.
+        report: where steps are told; its names are set.
+
+    Raises:
+        EngineError: it cannot be brought to serve.
+    """
+    stack = docker.stack
+    if stack.rolls:
+        report.names = rollout.CONVERGE
         rollout.converge(docker, report)
-    else:
-        report.names = release.STEPS
-        release.up(docker, report)
-        releases.switch(root, release_id)
+        return
+    report.names = release.STEPS
+    release.up(docker, report)
+    if stack.release:
+        releases.switch(stack.root, stack.release)
 
 
 def _docker(root: Path, release_id: str) -> Docker:

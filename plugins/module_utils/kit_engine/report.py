@@ -98,3 +98,11 @@ def colour(text: str, code: str, stream: TextIO) -> str:
     """Colour a text where it is read on a terminal that can show it."""
     wanted = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return f"{code}{text}{PLAIN}" if wanted else text
+
+
+def duration(seconds: float) -> str:
+    """Write a time span in its one biggest unit: ``40 s``, ``12 min``, ``5 h``, ``9 days``."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size or (seconds >= size and unit != "days"):
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(max(0, seconds))} s"

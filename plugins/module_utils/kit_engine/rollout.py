@@ -104,7 +104,7 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted) -> Prepared:
         before = preflight.check(docker)
         prepare.folders(stack)
         # A rollback leaves what the app stands on as it is.
-        anew = _restarts(docker, before, wanted.restarts) if wanted.commands else set()
+        anew = _allowed(docker, before, wanted.restarts) if wanted.commands else set()
         prepare.secrets(docker, drop=False)
         nginx = next((item for item in before if item.service == EDGE and item.running), None)
         edge.stage(docker, nginx)
@@ -116,7 +116,7 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted) -> Prepared:
     if "migrate" in report.names:
         with report.step("migrate"):
             if stack.workers_stop_first:
-                _stop(docker, [item for item in docker.containers() if item.service in stack.workers])
+                stop(docker, [item for item in docker.containers() if item.service in stack.workers])
             done.migrations = release_commands.run(docker, in_place=False)
     with report.step("start"):
         if stack.app_files:
@@ -309,11 +309,15 @@ def _start_web(docker: Docker) -> None:
         release.start(docker, (stack.web,), "--no-deps", "--no-recreate", "--scale", scale)
 
 
-def _restarts(docker: Docker, before: Sequence[Container], allowed: frozenset[str]) -> set[str]:
-    """Name the services that a release makes anew although that leaves a gap.
+def restarts(docker: Docker, before: Sequence[Container]) -> set[str]:
+    """Name the services that a release makes anew although that leaves a gap, for want of another way.
+
+    Args:
+        docker: the release.
+        before: all containers that there are.
 
     Raises:
-        EngineError: somebody must allow it first.
+        EngineError: Compose cannot tell.
     """
     stack = docker.stack
     services = (*stack.backing_services, EDGE)
@@ -325,8 +329,16 @@ def _restarts(docker: Docker, before: Sequence[Container], allowed: frozenset[st
     # Compose's own word for what it would do; the last part of a container's name is its number.
     named = re.findall(r"Container (\S+)\s+Recreate\b", told.out + told.err)
     anew = {name for name in services if any(re.fullmatch(rf"(.*-)?{re.escape(name)}-\d+", one) for one in named)}
-    secrets = current.with_other_secrets(docker, before, stack.bundle / "secrets")
-    anew |= secrets & set(services)
+    return anew | (current.with_other_secrets(docker, before, stack.bundle / "secrets") & set(services))
+
+
+def _allowed(docker: Docker, before: Sequence[Container], allowed: frozenset[str]) -> set[str]:
+    """Name the services that are made anew.
+
+    Raises:
+        EngineError: somebody must allow it first.
+    """
+    stack, anew = docker.stack, restarts(docker, before)
     refused = sorted(anew - allowed)
     if refused and "all" not in allowed:
         names = ",".join(sorted(anew))
@@ -371,7 +383,7 @@ def _drop_sockets(docker: Docker) -> None:
             shutil.rmtree(folder)
 
 
-def _stop(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
+def stop(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
     """End containers, each in its own time, all at once."""
     limit = docker.stack.limits.command_timeout_seconds + STOP_MARGIN_SECONDS
     words = ["docker", "stop", *([] if seconds is None else ["--time", str(seconds)])]
@@ -394,6 +406,6 @@ def _remove(docker: Docker, containers: Sequence[Container], seconds: Optional[i
     """
     if not containers:
         return
-    _stop(docker, containers, seconds)
+    stop(docker, containers, seconds)
     for item in containers:
         command.run(["docker", "rm", "--force", item.id])

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import certificate, command, releases, verbs
+from kit_engine import backup, certificate, command, releases, verbs
 from kit_engine import readiness as ready
 from kit_engine.docker import Container, Docker
+from kit_engine.report import duration
 from kit_engine.stack import Stack
 
 MIB, GIB = 2**20, 2**30
@@ -82,9 +83,20 @@ def certificates(stack: Stack) -> list[dict[str, Any]]:
     return [{"name": stack.name, "days_left": row["days_left"]} for row in rows if row["current"]]
 
 
-def last_backup(_stack: Stack) -> Optional[dict[str, Any]]:
-    """Tell of the newest verified backup: none, until this kit makes any."""
-    return None
+def last_backup(stack: Stack) -> Optional[dict[str, Any]]:
+    """Tell of the newest backup on this host.
+
+    Args:
+        stack: whose.
+
+    Returns:
+        ``id``, ``bytes``, ``level`` of verification, ``age`` in seconds, ``text`` for people; None where there is none.
+    """
+    found = next(iter(backup.listed(stack.root)), None)
+    if found is None:
+        return None
+    told = {name: found[name] for name in ("id", "bytes", "level", "age")}
+    return {**told, "text": backup.line(found)}
 
 
 def disks(stack: Stack) -> list[dict[str, Any]]:
@@ -189,14 +201,6 @@ def host_lines(stack: Stack, told: dict[str, Any]) -> list[str]:
         sizes = f"{one['free'] / GIB:.1f} of {one['total'] / GIB:.1f} GiB free"
         lines.append(f"  disk         {one['path']}: {sizes}{low}")
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Write a time span in its one biggest unit: ``40 s``, ``12 min``, ``5 h``, ``9 days``."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size or (seconds >= size and unit != "days"):
-            return f"{int(seconds // size)} {unit}"
-    return f"{int(max(0, seconds))} s"
 
 
 def _row(item: Container) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import NoReturn
 
-from kit_engine import admin, command, preflight, readiness, release, release_commands
+from kit_engine import admin, command, preflight, readiness, release, release_commands, rollout
 from kit_engine.docker import PROJECT_LABEL, Docker
 from kit_engine.errors import EngineError, UsageError
 from kit_engine.report import Report
@@ -50,7 +50,13 @@ def down(docker: Docker, arguments: argparse.Namespace) -> None:
 def destroy(docker: Docker, arguments: argparse.Namespace) -> None:
     """Remove containers, networks and volumes, after the environment's name was given."""
     stack = docker.stack
-    _confirm(stack.env, arguments.confirm)
+    confirm(
+        stack.env,
+        arguments.confirm,
+        f"This removes all containers and all data of {stack.env}.",
+        f"make destroy ENV={stack.env} CONFIRM={stack.env}    (or ./docker-manage.sh {stack.env} destroy --confirm "
+        f"{stack.env})",
+    )
     found = docker.containers()
     docker.compose("down", "--remove-orphans", "--volumes", code="down", remedy="docker ps    (what is still there?)")
     # Also those that an older Compose file named.
@@ -62,20 +68,31 @@ def destroy(docker: Docker, arguments: argparse.Namespace) -> None:
     arguments.report.done({"changed": bool(found or left)}, f"{stack.project} is removed with its data.")
 
 
-def _confirm(env: str, given: str | None) -> None:
+def confirm(env: str, given: str | None, what: str, again: str) -> None:
+    """Have what replaces or removes data confirmed by the environment's name.
+
+    Args:
+        env: its name.
+        given: what was given on the command line; None: it is asked for, where a terminal is there.
+        what: a sentence about what would be done.
+        again: the command with the confirmation in it.
+
+    Raises:
+        UsageError: it was not confirmed.
+    """
     if given is None and sys.stdin.isatty():
-        print(f"This removes all containers and all data of {env}. Type {env} to go on: ", end="", file=sys.stderr)
+        print(f"{what} Type {env} to go on: ", end="", file=sys.stderr)
         sys.stderr.flush()
         given = sys.stdin.readline().strip()
     if given is None:
-        raise UsageError(
-            f"destroy removes all data of {env} and wants its name, since no terminal is there to ask on.",
-            f"make destroy ENV={env} CONFIRM={env}    (or ./docker-manage.sh {env} destroy --confirm {env})",
-        )
+        raise UsageError(f"{what} It wants the name of {env}, since no terminal is there to ask on.", again)
     if given != env:
-        raise UsageError(
-            f"Nothing was removed: {given!r} is not the environment's name.", f"make destroy ENV={env} CONFIRM={env}"
-        )
+        raise UsageError(f"Nothing was changed: {given!r} is not the environment's name.", again)
+
+
+def stop_app(docker: Docker) -> None:
+    """End web and the app's other processes, each in its own time; nothing is removed."""
+    rollout.stop(docker, [item for item in docker.containers() if item.service in docker.stack.app_services])
 
 
 def migrate(docker: Docker, arguments: argparse.Namespace) -> None:

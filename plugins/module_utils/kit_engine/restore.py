@@ -1,0 +1,186 @@
+"""Bring a backup back: into a database of its own first, then into the place of the one in use by one rename.
+
+The one that was in use stays, under a dated name. Until the rename it goes on serving.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kit_engine import backup, command, database, pending, recovery, verbs
+from kit_engine.docker import Container, Docker
+from kit_engine.errors import EngineError
+from kit_engine.pending import RESTORE, Pending
+from kit_engine.report import Report
+from kit_engine.stack import Database
+
+STEPS = ("check", "backup", "restore", "stop", "swap", "ready")
+NEWEST = "latest"
+
+
+def backup_verb(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Back the database up."""
+    report: Report = arguments.report
+    report.names = ("backup",)
+    with report.step("backup"):
+        done = backup.create(docker, report)
+    text = backup.line({**done.as_record(), "age": 0.0})
+    report.done({"changed": True, "backup": done.as_record(), "message": text}, text)
+
+
+def backups_verb(docker: Docker, arguments: argparse.Namespace) -> None:
+    """List the backups on this host."""
+    found = backup.listed(docker.stack.root)
+    lines = [f"{backup.line(one)}, release {one['release'] or '-'}" for one in found]
+    arguments.report.done({"changed": False, "backups": found}, "\n".join(lines) or "No backup yet.")
+
+
+def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Bring a backup back."""
+    report: Report = arguments.report
+    stack = docker.stack
+    wanted = _wanted_database(docker)
+    found = _choose(docker, arguments.backup)
+    verbs.confirm(
+        stack.env,
+        arguments.confirm,
+        f"This replaces database {wanted.name} of {stack.name} ({stack.env}) on this host by backup "
+        f"{backup.line(found)}. What is there now stays under another name.",
+        stack.make("restore", f"BACKUP={found['id']}", f"CONFIRM={stack.env}"),
+    )
+    told = restore(docker, report, found)
+    text = (
+        f"{stack.name} ({stack.env}) serves backup {found['id']}; the database from before is {told['kept_as']}, and "
+        f"backup {told['safety']}."
+    )
+    if told["lacking"]:
+        text += (
+            f"\nThe code knows migrations that this backup was made without: {', '.join(told['lacking'])}.\n"
+            f"Next: {stack.make('migrate')}"
+        )
+    report.done({"changed": True, "backup": found["id"], "message": text, **told}, text)
+
+
+def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, Any]:
+    """Bring a backup back.
+
+    Args:
+        docker: the release that serves.
+        report: where steps are told.
+        found: the backup's manifest.
+
+    Returns:
+        ``kept_as`` (name of the database that was in use), ``safety`` (id of the backup made of it), ``lacking``
+        (migrations that it had and this one has not).
+
+    Raises:
+        EngineError: a step failed; before the swap the database in use serves on.
+    """
+    report.names = STEPS
+    stack, wanted = docker.stack, _wanted_database(docker)
+    dump = stack.root / backup.FOLDER / found["id"] / backup.DUMP
+    server = docker.running(wanted.service)
+    with report.step("check"):
+        _demand_sound(docker, found, dump)
+    with report.step("backup"):
+        safety = backup.create(docker, report)
+        before = database.migrations(docker)
+    stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
+    new, kept = f"{wanted.name}_new_{stamp}", f"{wanted.name}_before_{stamp}"
+    try:
+        with report.step("restore"):
+            _sql(docker, server, wanted, "postgres", f'CREATE DATABASE "{new}" TEMPLATE template0')
+            _load(docker, server, wanted, new, dump)
+        pending.begin(stack.root, Pending(stack.release, RESTORE, stack.release))
+        with report.step("stop"):
+            verbs.stop_app(docker)
+        with report.step("swap"):
+            _swap(docker, server, wanted, new, kept)
+    except BaseException:
+        command.run(_psql(server, wanted, "postgres", f'DROP DATABASE IF EXISTS "{new}" WITH (FORCE)'))
+        _go_on(docker, report)
+        raise
+    with report.step("ready"):
+        _go_on(docker, report)
+        after = database.migrations(docker)
+    return {"kept_as": kept, "safety": safety.id, "lacking": [name for name in before if name not in after]}
+
+
+def _wanted_database(docker: Docker) -> Database:
+    found = docker.stack.database
+    if found is None:
+        raise EngineError("backup", "An external database is restored where it runs.", "see its provider's backups")
+    return found
+
+
+def _choose(docker: Docker, wanted: str) -> dict[str, Any]:
+    stack = docker.stack
+    found = backup.listed(stack.root)
+    chosen = next((one for one in found if wanted in (one["id"], NEWEST)), None)
+    if chosen is None:
+        raise EngineError(
+            "backup", f"There is no backup {wanted} under {stack.root / backup.FOLDER}.", stack.make("backups")
+        )
+    return chosen
+
+
+def _demand_sound(docker: Docker, found: dict[str, Any], dump: Path) -> None:
+    """Refuse what is not whole, or not this database's."""
+    stack = docker.stack
+    if (found["project"], found["env"]) != (stack.project, stack.env):
+        problem = f"Backup {found['id']} is of {found['project']}, not of {stack.project}."
+        raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups"))
+    if not dump.is_file() or dump.stat().st_size != found["bytes"] or backup.sha256(dump) != found["sha256"]:
+        problem = f"{dump} is not what was written: its size or its SHA-256 is another one."
+        raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups") + "    (choose another)")
+    major = database.server_version(docker).partition(".")[0]
+    if int(found["server"].partition(".")[0]) > int(major):
+        problem = f"Backup {found['id']} was made by PostgreSQL {found['server']}, this server is {major}."
+        raise EngineError("backup", f"{problem} Nothing was changed.", "restore it on a server as new as that")
+
+
+def _load(docker: Docker, server: Container, wanted: Database, new: str, dump: Path) -> None:
+    words = ["docker", "exec", "--interactive", server.id, "pg_restore", "--exit-on-error", "--single-transaction"]
+    words += ["--no-password", f"--username={wanted.user}", f"--dbname={new}"]
+    with dump.open("rb") as file:
+        code, said = backup.moved(words, None, dump, stdin=file)
+    if code:
+        raise EngineError(
+            "backup",
+            f"The backup cannot be restored; pg_restore ended with {code}:\n{command.tail(said)}\n"
+            "The database in use was not touched.",
+            docker.stack.make("backups") + "    (choose another)",
+        )
+
+
+def _swap(docker: Docker, server: Container, wanted: Database, new: str, kept: str) -> None:
+    """Both renames at once, or none."""
+    # The name is the manifest's, whose schema allows letters, digits and underscores.
+    gone = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ('{wanted.name}', '{new}')"  # noqa: S608
+    renames = f'ALTER DATABASE "{wanted.name}" RENAME TO "{kept}"; ALTER DATABASE "{new}" RENAME TO "{wanted.name}"'
+    _sql(docker, server, wanted, "postgres", gone, f"BEGIN; {renames}; COMMIT")
+
+
+def _go_on(docker: Docker, report: Report) -> None:
+    """Have the app serve again, whatever database bears the name now."""
+    apart = Report("restore", as_json=False, stream=report.stream)
+    recovery.serve(docker, apart)
+    pending.end(docker.stack.root)
+
+
+def _sql(docker: Docker, server: Container, wanted: Database, name: str, *statements: str) -> None:
+    command.demand(
+        _psql(server, wanted, name, *statements),
+        code="database",
+        remedy=docker.stack.make("logs", f"ARGS={wanted.service}"),
+        limit=docker.stack.limits.command_timeout_seconds,
+    )
+
+
+def _psql(server: Container, wanted: Database, name: str, *statements: str) -> Sequence[str]:
+    words = ["docker", "exec", server.id, "psql", "--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1"]
+    return [*words, f"--username={wanted.user}", f"--dbname={name}", *(f"--command={one}" for one in statements)]

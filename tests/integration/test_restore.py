@@ -1,0 +1,152 @@
+"""A backup of a real database with rows in it, brought back on the real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kit_engine.backup import DUMP, FOLDER, MANIFEST
+from support import host_releases
+from support.engine_stack import docker
+from support.host_releases import HostReleases
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostReleases]:
+    """A deploy root with one release; removed whatever happens."""
+    made = host_releases.make(tmp_path_factory.mktemp("restore"))
+    try:
+        told = made.deploy(made.version("one"))
+        assert told.code == 0, told.err
+        yield made
+    finally:
+        made.remove()
+
+
+def sql(host: HostReleases, statement: str) -> str:
+    """Ask the database."""
+    words = ["psql", "--no-align", "--tuples-only", f"--username={host.name}", f"--dbname={host.name}"]
+    return docker("exec", host.containers()["db"][0], *words, f"--command={statement}").strip()
+
+
+def fill(host: HostReleases, rows: int) -> None:
+    """Have just so many rows."""
+    sql(host, f"TRUNCATE kit_rows; INSERT INTO kit_rows (text) SELECT md5(i::text) FROM generate_series(1, {rows}) i")  # noqa: S608 - a number
+
+
+def backed_up(host: HostReleases) -> str:
+    """Back up; gives the backup's id."""
+    told = host.engine("backup", "--json")
+    assert told.code == 0, told.err
+    return str(told.json["backup"]["id"])
+
+
+def restore(host: HostReleases, backup: str, confirm: str = "prod") -> host_releases.Told:
+    """Bring a backup back."""
+    return host.engine("restore", "--json", backup, "--confirm", confirm)
+
+
+def test_rows_come_back_and_those_of_before_stay(host: HostReleases) -> None:
+    fill(host, 1000)
+    first = backed_up(host)
+    checksum = sql(host, "SELECT md5(string_agg(text, ',' ORDER BY text)) FROM kit_rows")
+    fill(host, 7)
+    told = restore(host, first)
+    assert told.code == 0, told.err
+    assert host.ask("/rows") == "1000"
+    assert sql(host, "SELECT md5(string_agg(text, ',' ORDER BY text)) FROM kit_rows") == checksum
+    kept, container = told.json["kept_as"], host.containers()["db"][0]
+    words = ["psql", "-At", f"--username={host.name}", f"--dbname={kept}", "--command=SELECT count(*) FROM kit_rows"]
+    assert docker("exec", container, *words).strip() == "7"
+    # And what was there lies in a backup, too; twice the same changes nothing but that.
+    assert restore(host, told.json["safety"]).code == 0
+    assert host.ask("/rows") == "7"
+    assert restore(host, first).code == 0
+    assert host.ask("/rows") == "1000"
+
+
+@pytest.mark.parametrize("fault", ["flipped bit", "cut off", "other project", "no manifest", "other name"])
+def test_what_is_not_whole_or_not_ours_is_refused_and_nothing_changed(host: HostReleases, fault: str) -> None:
+    fill(host, 50)
+    backup = backed_up(host)
+    folder = host.root / FOLDER / backup
+    dump, manifest = folder / DUMP, folder / MANIFEST
+    databases = "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database"
+    before = sql(host, databases)
+    if fault == "flipped bit":
+        content = bytearray(dump.read_bytes())
+        content[len(content) // 2] ^= 1
+        dump.write_bytes(content)
+    elif fault == "cut off":
+        dump.write_bytes(dump.read_bytes()[:-1])
+    elif fault == "other project":
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "project": "another"}))
+    elif fault == "no manifest":
+        manifest.unlink()
+    told = restore(host, backup, confirm="local" if fault == "other name" else "prod")
+    assert told.code != 0
+    assert "Nothing was changed" in told.json["problem"] or fault == "no manifest"
+    assert host.ask("/rows") == "50"
+    assert sql(host, databases) == before
+
+
+def test_files_are_nobody_elses(host: HostReleases) -> None:
+    folder = host.root / FOLDER / backed_up(host)
+    assert {oct(path.stat().st_mode & 0o777) for path in (folder, folder.parent)} == {"0o700"}
+    assert oct((folder / DUMP).stat().st_mode & 0o777) == "0o600"
+
+
+def test_a_dump_that_is_killed_leaves_no_backup_and_stops_the_release(host: HostReleases) -> None:
+    before = {path.name for path in (host.root / FOLDER).iterdir()}
+    release, container = host.current, host.containers()["db"][0]
+    sql(host, "TRUNCATE kit_rows; INSERT INTO kit_rows (text) SELECT repeat(md5(i::text), 9) FROM "
+              "generate_series(1, 400000) i")  # fmt: skip
+    running = host.started(*host.prepare_words(host.made[0], backup=True))
+    running.stdin.write(host.archive(host.made[0]))  # type: ignore[union-attr]  # it is a pipe
+    running.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+    killed = False
+    while running.poll() is None and not killed:
+        dumps = [row for row in docker("top", container, "-eo", "pid,args").splitlines() if "pg_dump --format" in row]
+        for row in dumps:
+            os.kill(int(row.split()[0]), signal.SIGKILL)
+            killed = True
+    out = running.stdout.read().decode()  # type: ignore[union-attr]  # it is a pipe
+    assert running.wait(60) == 1
+    assert killed
+    assert json.loads(out.splitlines()[-1])["code"] == "backup"
+    assert {path.name for path in (host.root / FOLDER).iterdir()} == before
+    assert host.current == release
+    assert host.ask("/rows") == "400000"
+
+
+@pytest.mark.parametrize("step", ["restore", "stop", "swap"])
+def test_a_restore_that_is_killed_leaves_a_database_that_serves(host: HostReleases, step: str) -> None:
+    fill(host, 200_000)
+    backup = backed_up(host)
+    fill(host, 3)
+    running = host.started("restore", backup, "--confirm", "prod")
+    mark = f"] {step}".encode()
+    said = b""
+    while mark not in said:
+        part = running.stderr.read1(1)  # type: ignore[union-attr]  # it is a pipe
+        assert part, said
+        said += part
+    host_releases.kill_group(running, signal.SIGKILL)
+    running.communicate(timeout=60)
+    # The next command that changes the host makes it whole.
+    told = host.deploy(None)
+    assert told.code == 0, told.err
+    assert host.ask("/rows") in ("3", "200000")
+    assert restore(host, backup).code == 0
+    assert host.ask("/rows") == "200000"
+
+
+def test_names_of_the_list(host: HostReleases) -> None:
+    told = host.engine("backups").out
+    assert all(path.name in told for path in Path(host.root / FOLDER).iterdir())
