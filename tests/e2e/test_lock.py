@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support.kit import ROOT
 from testbed.hosts import Host, Run, borrowed
+from testbed.image import USER
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
@@ -37,7 +38,7 @@ class Deploys:
         self._inventory = run.inventory
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, seconds: int, wait: int = 0, user: str = "ada") -> subprocess.Popen[str]:
+    def start(self, seconds: int, wait: int = 0, user: str = "ada", **others: str) -> subprocess.Popen[str]:
         """Start one that is at work for some seconds."""
         given: dict[str, Any] = {
             "kit_become": True,
@@ -48,6 +49,7 @@ class Deploys:
             "preflight_root": DEPLOY_ROOT,
             "preflight_timeout_seconds": 30,
             "test_seconds": seconds,
+            **others,
         }
         words = ["-i", "inventories/prod", "-i", str(self._inventory), "-e", json.dumps(given), "tests/e2e/lock.yml"]
         play = subprocess.Popen(
@@ -133,3 +135,27 @@ def test_one_that_waits_has_its_turn(deploys: Deploys) -> None:
     assert "user ada on" in said
     assert "Waiting up to 60 s" in said
     assert first.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_password_for_sudo_is_given_whether_it_asks_or_not(deploys: Deploys, asks: bool) -> None:
+    # One that no session may take for its end or a heartbeat.
+    password = "q. o'clock"  # noqa: S105 - of a host that is thrown away
+    rule = f"/etc/sudoers.d/{USER}-lock"
+    for host in deploys.hosts:
+        host.run("sudo chpasswd", stdin=f"{USER}:{password}\n".encode())
+        if asks:
+            host.run(f"echo '{USER} ALL=(ALL) PASSWD: ALL' > /tmp/rule; sudo install -m 0440 /tmp/rule {rule}")
+    try:
+        if asks:
+            assert "password" in deploys.hosts[0].run("sudo -n true", check=False).stderr
+        play = deploys.start(0, ansible_become_password=password)
+        said, _ = play.communicate(timeout=SECONDS)
+        assert play.returncode == 0, said
+        assert "WARNING" not in said
+        assert password not in said
+    finally:
+        for host in deploys.hosts:
+            if asks:
+                host.run(f"sudo -S rm {rule}", stdin=f"{password}\n".encode())
+    assert deploys.locked() == [False, False]
