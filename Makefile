@@ -46,7 +46,7 @@ parallel := -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
 .PHONY: help setup requirements deploy rollback releases backup backups restore plan render smoke secrets provision down destroy ps logs shell manage migrate restart \
-	status lint test test-fast test-fresh test-hosts testbed-up testbed-down bench diagrams env-example
+	status lint test test-fast test-fresh test-hosts test-faults testbed-up testbed-down bench bench-deploy diagrams env-example
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -161,6 +161,9 @@ test-fast: .venv/.dev ## Run the tests that need no engine
 test-fresh: test-engine ## Run the README's commands on fresh Debian 12 and 13 hosts
 	@FRESH_DISTROS=$(or $(FRESH_DISTROS),all) $(BIN)/pytest tests/fresh $(ARGS)
 
+test-faults: test-engine ## End deploys at every step in every way; goes on where it stood. The whole matrix takes an hour
+	@PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m faults $(ARGS)
+
 testbed-up: test-engine ## Bring up HOSTS= fresh hosts of DISTRO=trixie|bookworm
 	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie) $(if $(MANIFEST),--manifest '$(MANIFEST)')
 
@@ -169,6 +172,9 @@ testbed-down: .venv/.dev ## Remove the hosts of testbed-up
 
 bench: test-engine ## Measure an unchanged deploy, memory and requests on a host of its own; results in build/bench
 	@PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m bench
+
+bench-deploy: test-engine ## Measure releases under load, and by the clock; results in build/bench
+	@PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m bench.releases
 
 env-example: .venv/.kit ## Write env/.env.example anew from the manifest
 	@PYTHONPATH=plugins/module_utils $(BIN)/python -m kit_control.env_example app/deploy.yml env/.env.example

@@ -31,6 +31,7 @@ def main() -> int:
     scratch.parent.mkdir(parents=True, exist_ok=True)
     try:
         with stack.deployed(scratch) as up:
+            time.sleep(SETTLE_SECONDS)
             floors, unchanged = deploys.pairs(up)
             time.sleep(SETTLE_SECONDS)
             idle = {"as shipped": up.idle_mb()}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from support import checkout, site
 from support.certificates import authorities, issue
 from support.checkout import Checkout, changed
@@ -59,6 +62,23 @@ class Three:
     def releases(self) -> list[str]:
         """The release that each host serves, as its own link has it."""
         return [Path(host.run(f"readlink {ROOT}/current").stdout.strip()).name for host in self.hosts]
+
+    def containers(self) -> list[str]:
+        """Ids and starts of all containers, by host."""
+        return [host.run(CONTAINERS).stdout for host in self.hosts]
+
+    @contextmanager
+    def different(self, host: Host, **variables: object) -> Iterator[None]:
+        """Have the inventory say something else of one host for a while."""
+        path = self.kit.path / "hosts.yml"
+        sound = path.read_text()
+        inventory = yaml.safe_load(sound)
+        inventory["app"]["hosts"][host.name].update(variables)
+        path.write_text(yaml.safe_dump(inventory))
+        try:
+            yield
+        finally:
+            path.write_text(sound)
 
     def answers(self) -> list[str]:
         """What each host's site answers."""
@@ -135,6 +155,40 @@ def test_then_all_get_the_new_release(three: Three) -> None:
     assert len(set(three.releases())) == 1
     assert three.releases() != releases
     assert three.answers() == ["second migrations"] * 3
+
+
+def test_a_release_that_fails_on_one_host_is_switched_to_on_none(three: Three) -> None:
+    _, broken, _ = three.hosts
+    releases, answers, before = three.releases(), three.answers(), three.containers()
+    three.change("third")
+    # Less memory than Python needs to start.
+    limits = {"memory": "16m", "cpus": 1.0, "pids": 256}
+    defaults = yaml.safe_load((KIT / "roles/release_bundle/defaults/main.yml").read_text())["release_bundle_limits"]
+    with three.different(broken, release_bundle_limits={**defaults, "web": limits}):
+        three.make("deploy", check=False)
+    told = three.result()
+    assert [told[host.name]["ok"] for host in three.hosts] == [True, False, True]
+    assert told[broken.name]["code"] == "unhealthy"
+    assert three.releases() == releases
+    assert three.answers() == answers
+    # What was prepared on the others is gone as soon as the deploy is.
+    end = time.monotonic() + 60
+    while three.containers() != before and time.monotonic() < end:
+        time.sleep(0.5)
+    assert three.containers() == before
+
+
+def test_one_hosts_smoke_gate_leads_all_back(three: Three) -> None:
+    _, broken, _ = three.hosts
+    releases, answers = three.releases(), three.answers()
+    # Nothing listens there.
+    with three.different(broken, smoke_address="127.0.0.9"):
+        said = three.make("deploy", check=False)
+    assert "smoke gate failed" in said
+    assert three.releases() == releases
+    assert three.answers() == answers
+    three.make("deploy")
+    assert three.answers() == ["third migrations"] * 3
 
 
 def test_a_second_run_changes_nothing_and_keeps_a_certificate_that_was_given(three: Three) -> None:

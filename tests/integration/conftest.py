@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import host_releases
 from support.engine_stack import SmallStack, install_packages, make
+from support.host_releases import Released
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +51,16 @@ def cleaned(running: SmallStack) -> Iterator[SmallStack]:
     settings.write_text(before)
     running.write()
     running.up()
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Released]:
+    """A deploy root with one release; removed whatever happens."""
+    host = host_releases.make(tmp_path_factory.mktemp("releases"))
+    try:
+        good = host.version("one")
+        told = host.deploy(good)
+        assert told.code == 0, told.err
+        yield Released(host, good, host.version("two"))
+    finally:
+        host.remove()

@@ -6,7 +6,8 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -161,10 +162,21 @@ def test_a_request_keeps_one_id_from_nginx_to_the_log(prod: ProdStack) -> None:
     told = answer.headers["X-Request-ID"]
     assert re.fullmatch("[0-9a-f]{32}", told)
     assert answer.headers.get_all("X-Request-ID") == [told]
-    assert told in prod.log("nginx")
+    # Its access log is written together, at most a second later.
+    assert wait_until(lambda: told in prod.log("nginx"), 5)
     written = (prod.root / "shared/logs/app.log").read_text()
     assert told in written
     assert "forged" not in written
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
+    """Look until something holds, or the time is up."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def test_clients_cannot_forge_where_they_come_from(prod: ProdStack) -> None:

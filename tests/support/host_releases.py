@@ -23,7 +23,7 @@ from support.engine import app_image, base_image
 from support.engine_stack import PACKAGES, docker, free_ports, remove_project
 from support.kit import FIXTURE, playbook
 from support.prod_stack import lay_out
-from support.traffic import Traffic
+from support.traffic import Summary, Traffic, summary
 
 DOMAIN = "site.test"
 SECRETS = {"KEY": "k" * 64, "PGPASSWORD": "canary-database-password"}
@@ -71,6 +71,63 @@ with connection.cursor() as cursor:
     cursor.execute("CREATE TABLE IF NOT EXISTS kit_rows (id bigserial PRIMARY KEY, text text)")
 """
 TIMEOUT_SECONDS = 240
+# Between two answers of a steady stream, on a machine that has other work too.
+LONGEST_GAP_SECONDS = 1.0
+
+
+def write_project(
+    folder: Path,
+    name: str,
+    text: str,
+    *,
+    settings: str = "",
+    migrate: str = MIGRATE,
+    manifest: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a version of the project.
+
+    Args:
+        folder: replaced where it is there.
+        name: of the project.
+        text: what its ``/version`` answers.
+        settings: Python at the end of its settings module.
+        migrate: its release command.
+        manifest: keys of its manifest that differ.
+
+    Returns:
+        The manifest.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(FIXTURE.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    module = folder / "site_settings.py"
+    start = "application = get_wsgi_application()\n"
+    body = module.read_text().replace(start, "") + VIEWS.replace("VERSION", text) + settings
+    module.write_text(f"{body}\n{start}")
+    (folder / "kit_migrate.py").write_text(migrate)
+    path = folder / "deploy.yml"
+    commands = {"commands": [["python", "kit_migrate.py"]]}
+    told = {**yaml.safe_load(path.read_text()), "name": name, "release": commands, **(manifest or {})}
+    path.write_text(yaml.safe_dump(told))
+    return path
+
+
+# What a broken version differs by, and the code that its release fails with.
+BROKEN: dict[str, tuple[dict[str, str], str]] = {
+    "does not start": ({"settings": "\nraise SystemExit(3)\n"}, "migrate"),
+    "migration raises": ({"migrate": "raise SystemExit('no such column')"}, "migrate"),
+    "answers with errors": (
+        {"settings": "\nurlpatterns = [path('up', lambda request: HttpResponse('broken', status=500))]\n"},
+        "not_ready",
+    ),
+    "ends when it serves": (
+        {"settings": "\nimport os, sys\nif 'gunicorn' in sys.argv[0]: os._exit(3)\n"},
+        "unhealthy",
+    ),
+    "hangs for ever": (
+        {"settings": "\nimport sys, time\nif 'gunicorn' in sys.argv[0]: time.sleep(10000)\n"},
+        "not_ready",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -146,16 +203,7 @@ class HostReleases:
             variables: inputs of role release_bundle that differ.
         """
         folder = self.scratch / f"version-{len(self.made)}"
-        source = folder / "source"
-        shutil.copytree(FIXTURE.parent, source, ignore=shutil.ignore_patterns("__pycache__"))
-        module = source / "site_settings.py"
-        body = module.read_text().replace("application = get_wsgi_application()\n", "")
-        module.write_text(body + VIEWS.replace("VERSION", text) + settings + "\napplication = get_wsgi_application()\n")
-        (source / "kit_migrate.py").write_text(migrate)
-        path = source / "deploy.yml"
-        commands = {"commands": [["python", "kit_migrate.py"]]}
-        told = {**yaml.safe_load(path.read_text()), "name": self.name, "release": commands, **(manifest or {})}
-        path.write_text(yaml.safe_dump(told))
+        path = write_project(folder / "source", self.name, text, settings=settings, migrate=migrate, manifest=manifest)
         image = app_image(path, "release")
         run = playbook(
             "render",
@@ -286,3 +334,40 @@ def make(scratch: Path) -> HostReleases:
 def kill_group(running: subprocess.Popen[bytes], number: signal.Signals) -> None:
     """Send a signal to a started engine and all that it started."""
     os.killpg(running.pid, number)
+
+
+@dataclass
+class Released:
+    """The host, with a first good release that serves."""
+
+    host: HostReleases
+    good: Version
+    other: Version
+
+
+def under_load(host: HostReleases, version: Version, *, problem: str = "") -> tuple[Told, Summary, float]:
+    """Release a version while visitors come, one of whom asks for what takes long."""
+    with host.traffic().running() as load:
+        time.sleep(0.5)
+        load.slow("/slow/8")
+        begun = time.monotonic()
+        told = host.deploy(version, problem=problem, backup=True)
+        took = time.monotonic() - begun
+        time.sleep(0.5)
+    return told, summary(load.requests), took
+
+
+def demand_served(seen: Summary) -> None:
+    """Refuse a single failed request."""
+    assert seen.failed == ()
+    assert seen.count > 50
+    assert seen.longest_gap < LONGEST_GAP_SECONDS
+
+
+def demand_whole(host: HostReleases, serving: str, text: str) -> None:
+    """Refuse anything left of another release than the one that serves."""
+    assert host.current == serving
+    assert host.ask("/version") == text
+    assert {name: len(ids) for name, ids in host.containers().items()} == {"db": 1, "nginx": 1, "web": 1}
+    assert [path.name for path in (host.root / "shared/run").iterdir() if path.name not in ("live", serving)] == []
+    assert not (host.root / "records/pending.json").exists()

@@ -95,7 +95,8 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
         with report.step("restore"):
             _sql(docker, server, wanted, "postgres", f'CREATE DATABASE "{new}" TEMPLATE template0')
             _load(docker, server, wanted, new, dump)
-        pending.begin(stack.root, Pending(stack.release, RESTORE, stack.release))
+        if stack.release:
+            pending.begin(stack.root, Pending(stack.release, RESTORE, stack.release))
         with report.step("stop"):
             verbs.stop_app(docker)
         with report.step("swap"):

@@ -1,0 +1,86 @@
+"""Releases that are cut off, and what stays of many."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+from support import host_releases, traffic
+from support.engine_stack import docker
+from support.host_releases import MIGRATE, HostReleases, Released, demand_served, demand_whole
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", ["migrate", "healthy", "drain"])
+def test_a_killed_release_is_recovered_by_the_next(released: Released, step: str, number: signal.Signals) -> None:
+    host = released.host
+    slow = MIGRATE + "import time; time.sleep(2)\n"
+    version = host.version(f"killed at {step} {number}", migrate=slow)
+    serving = host.current
+    with host.traffic().running() as load:
+        if step == "drain":
+            load.slow("/slow/4")
+            assert host.prepare(version).code == 0
+            running = host.started("release", "--json", "--request", json.dumps({"phase": "switch"}))
+            running.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+        else:
+            running = host.started(*host.prepare_words(version))
+            running.stdin.write(host.archive(version))  # type: ignore[union-attr]  # it is a pipe
+            running.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+        wait_for_step(host, step)
+        host_releases.kill_group(running, number)
+        running.wait(30)
+        switched = host.current != serving
+        assert switched == (step == "drain")
+        told = host.deploy(released.good)
+        assert told.code == 0, told.err
+    demand_served(traffic.summary(load.requests))
+    demand_whole(host, told.json["release"], "one")
+
+
+def wait_for_step(host: HostReleases, step: str) -> None:
+    """Wait until the newest journal tells that a step has begun."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        journals = sorted((host.root / "records").glob("*.journal"))
+        if journals and f'"step": "{step}", "event": "begin"' in journals[-1].read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} never began")
+
+
+def test_retention_keeps_what_a_rollback_needs(released: Released) -> None:
+    host = released.host
+    for version in (released.good, released.other) * 4:
+        assert host.deploy(version).code == 0
+    kept = {path.name for path in (host.root / "releases").iterdir()}
+    good = [one["id"] for one in host.engine("releases", "--json").json["releases"] if one["id"] in kept]
+    assert len(good) <= 2 * 5 + 1
+    assert host.rollback().code == 0
+    images = docker("image", "ls", "--quiet", host.name).split()
+    assert images
+    assert subprocess.run(["docker", "volume", "inspect", f"{host.project}_postgres_data_prod"], check=False,
+                          capture_output=True).returncode == 0  # fmt: skip
+
+
+def test_a_changed_database_setting_wants_a_word(released: Released) -> None:
+    host = released.host
+    before = host.containers()
+    limits = {"web": ["768m", 2.0, 256], "process": ["512m", 1.0, 128], "db": ["900m", 2.0, 256],
+              "redis": ["192m", 0.5, 64], "nginx": ["128m", 1.0, 64]}  # fmt: skip
+    given = {name: dict(zip(("memory", "cpus", "pids"), one, strict=True)) for name, one in limits.items()}
+    version = host.version("more memory", variables={"release_bundle_limits": given})
+    told = host.deploy(version)
+    assert told.code == 1
+    assert told.json["code"] == "restart_needed"
+    assert "ALLOW_RESTART=db" in told.json["next"]
+    assert host.containers() == before
+    told = host.deploy(version, restarts=["db"])
+    assert told.code == 0, told.err
+    assert host.containers()["db"] != before["db"]
+    assert host.record(host.current)["gaps"]["db"] > 0
