@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -275,6 +276,8 @@ def main() -> int:
     Returns:
         0, or 1 where a promise is not kept, or nothing could be measured.
     """
+    # A host of its own is taken down, however this ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     scratch = RESULTS / "releases-checkout"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.parent.mkdir(parents=True, exist_ok=True)

@@ -300,6 +300,8 @@ def main() -> int:
     parser.add_argument("--anew", action="store_true", help="forget earlier results")
     parser.add_argument("--write", action="store_true", help="write the table into docs/FAULTS.md")
     given = parser.parse_args()
+    # A host of its own is taken down, however this ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     first, _, each = given.slice.partition("/")
     known: dict[str, dict[str, object]] = {}
     if RESULTS.is_file() and not given.anew:
