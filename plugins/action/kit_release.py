@@ -75,7 +75,12 @@ class ActionModule(KitAction):
             return told
         problems = [str(one) for one in self._task.args["problems"] if one]
         asked = {"phase": phase, "problem": "\n".join(problems), "keep": int(self._task.args["keep"])}
-        return self._call({**asked, "warnings": (self.variables.get(HOOKS) or {}).get("hook_warnings", [])})
+        told = self._call({**asked, "warnings": (self.variables.get(HOOKS) or {}).get("hook_warnings", [])})
+        own = self.variables.get(SWITCHED) or {}
+        if told.get("code") == "not_prepared" and own.get("problem"):
+            # It went back when its switch failed: that is what went wrong.
+            return {"failed": True, "msg": str(own["problem"]), "code": str(own["problem_code"])}
+        return told
 
     def _before(self) -> dict[str, Any]:
         given = self.inputs()

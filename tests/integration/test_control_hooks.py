@@ -145,3 +145,14 @@ def test_one_that_fails_after_is_a_warning(deployed: Deployed) -> None:
     assert [one["hook"] for one in deployed.noted()] == ["before_migrate", "after_switch"]
     record = json.loads((deployed.scratch / f"host/records/{deployed.serving}.json").read_text())
     assert "Hook after_switch[0]" in record["warnings"][0]
+
+
+def test_a_failed_release_is_told(deployed: Deployed) -> None:
+    run = deployed.deploy(migrate="no_such_file.py")
+    assert run.code != 0
+    before, failure = deployed.noted()
+    assert (before["hook"], failure["hook"], failure["state"]) == ("before_migrate", "after_failure", "failed")
+    assert "no_such_file.py" in failure["reason"]
+    assert "Release command `python no_such_file.py" in run.output
+    result = json.loads((deployed.scratch / "build/dev/result.json").read_text())
+    assert result["code"] == "migrate"
