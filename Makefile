@@ -21,6 +21,9 @@ CONFIRM_HOST_KEYS ?=
 ALLOW_RESTART ?=
 RELEASE ?=
 BACKUP ?=
+ON ?=
+ALLOW ?=
+RETRY_AFTER ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -45,7 +48,7 @@ login := environment $(if $(is_here),,.venv/.kit)
 parallel := -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
-.PHONY: help setup requirements deploy rollback releases backup backups restore plan render smoke secrets provision down destroy ps logs shell manage migrate restart \
+.PHONY: help setup requirements deploy rollback releases backup backups restore plan render smoke secrets provision down destroy ps logs shell manage migrate maintenance restart \
 	status lint test test-fast test-fresh test-hosts test-faults testbed-up testbed-down bench bench-deploy diagrams env-example
 
 help: ## List the targets
@@ -131,6 +134,10 @@ shell: $(login) ## Open a shell in ENV's web container, or ARGS=service
 
 manage: $(login) ## Run manage.py in ENV: make manage ARGS="check --deploy"
 	@$(manage) manage $(ARGS)
+
+maintenance: $(login) ## Answer ENV's visitors with 503 and a page: ON=1, with ALLOW=addresses that see the site; ON=0 ends it
+	@[ '$(ON)' = 1 ] || [ '$(ON)' = 0 ] || { printf 'maintenance: ON=1 or ON=0 is wanted.\nNext: make maintenance ENV=%s ON=1\n' '$(ENV)' >&2; exit 1; }
+	@$(manage) maintenance $(if $(filter 1,$(ON)),on $(if $(ALLOW),--allow '$(ALLOW)') $(if $(RETRY_AFTER),--retry-after '$(RETRY_AFTER)'),off) $(waiting)
 
 migrate: $(login) ## Apply ENV's migrations
 	@$(manage) migrate $(waiting)

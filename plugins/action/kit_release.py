@@ -1,12 +1,14 @@
-"""Bring a host to the rendered release, one phase a call: nothing where it serves that already.
+"""Bring hosts to the rendered release, one phase a call: nothing where one serves that already.
 
 Until `switch` the old release serves untouched. What goes wrong there or at the smoke gate is told to `finish`, which
-ends the release well on every host, or goes back on every host.
+ends the release well on every host, or goes back on every host. `before` and `after` run the hooks of this machine,
+once for all hosts.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,12 +16,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import app_image, engine_call, host_lock, release_archive, source_version
+from ansible.utils.display import Display
+from kit_control import app_image, engine_call, hooks, host_lock, release_archive, source_version
 from kit_control.action import Inputs, KitAction
+from kit_control.errors import KitError
+from kit_engine.hooks import AFTER_FAILURE, AFTER_SWITCH, BEFORE_BACKUP, BEFORE_MIGRATE
+from kit_engine.pending import DEPLOY, ROLLBACK
+
+# What the tasks of role release have registered.
+PREPARED, SWITCHED, HOOKS = "release_result", "release_switched", "release_hooks"
 
 
 class ActionModule(KitAction):
-    """Arguments: ``root``, ``python`` (as of kit_engine), ``phase`` (``prepare``, ``switch``, ``finish``).
+    """Arguments: ``root``, ``python`` (as of kit_engine), ``phase`` (``before``, ``prepare``, ``switch``, ``after``,
+    ``finish``); ``before`` takes ``current``, ``started`` and ``backup`` of ``prepare``.
 
     For ``prepare``: ``in_place`` (it runs from where it was rendered: all phases at once), ``current`` (what the host
     told in preflight), ``record`` (the record of base images on this machine, empty where the host keeps its own),
@@ -37,21 +47,88 @@ class ActionModule(KitAction):
     def work(self) -> dict[str, Any]:
         """Go through the phase; see the module's docstring."""
         phase = str(self._task.args["phase"])
-        if phase == "prepare":
-            told = self._prepare()
-        elif self._task.check_mode:
+        if self._task.check_mode and phase != "prepare":
             return {"skipped": True, "msg": f"check mode: phase `{phase}` was not gone through"}
-        elif phase == "switch":
+        try:
+            told = self._phase(phase)
+        except KitError as error:
+            self._failed(error.problem)
+            raise
+        if told.get("failed"):
+            self._failed(str(told.get("problem", told["msg"])))
+        elif told.get("message"):
+            self.say(str(told["message"]))
+        return told
+
+    def _phase(self, phase: str) -> dict[str, Any]:
+        if phase == "prepare":
+            return self._prepare()
+        if phase == "before":
+            return self._before()
+        if phase == "after":
+            return self._after()
+        if phase == "switch":
             told = self._call({"phase": phase})
             if told.get("failed"):
                 # Not a failure yet: the other hosts must hear of it, and go back too.
                 return {"changed": True, "problem": str(told["msg"]), "problem_code": told.get("code", "task")}
-        else:
-            problems = [str(one) for one in self._task.args["problems"] if one]
-            told = self._call({"phase": phase, "problem": "\n".join(problems), "keep": int(self._task.args["keep"])})
-        if not told.get("failed") and told.get("message"):
-            self.say(str(told["message"]))
+            return told
+        problems = [str(one) for one in self._task.args["problems"] if one]
+        asked = {"phase": phase, "problem": "\n".join(problems), "keep": int(self._task.args["keep"])}
+        told = self._call({**asked, "warnings": (self.variables.get(HOOKS) or {}).get("hook_warnings", [])})
+        own = self.variables.get(SWITCHED) or {}
+        if told.get("code") == "not_prepared" and own.get("problem"):
+            # It went back when its switch failed: that is what went wrong.
+            return {"failed": True, "msg": str(own["problem"]), "code": str(own["problem_code"])}
         return told
+
+    def _before(self) -> dict[str, Any]:
+        given = self.inputs()
+        moments = [BEFORE_BACKUP, BEFORE_MIGRATE] if self._task.args["backup"] else [BEFORE_MIGRATE]
+        if any(hooks.of(given.project, moment) for moment in moments) and self._is_due(given):
+            for moment in moments:
+                hooks.demand(given.project, moment, given.root, self._facts(given), self._secrets)
+        return {"changed": False}
+
+    def _is_due(self, given: Inputs) -> bool:
+        """Whether any host gets a release, as its own task will find right after this."""
+        source = self._source(given)
+        for host in self.variables["ansible_play_hosts"]:
+            known = self.variables["hostvars"][host]
+            there = known["preflight_current"]
+            files = release_archive.bundle_files(Path(known["kit_bundle_folder"]), source)
+            if not there["serves"] or there["configuration"] != release_archive.configuration(files):
+                return True
+        return False
+
+    def _after(self) -> dict[str, Any]:
+        given, known = self.inputs(), self.variables["hostvars"]
+        found = [known[host].get(SWITCHED) or {} for host in self.variables["ansible_play_hosts"]]
+        if not hooks.of(given.project, AFTER_SWITCH) or any(one.get("problem") for one in found):
+            return {"changed": False}
+        record = next(one["record"] for one in found if one.get("record"))
+        warnings = hooks.warnings(given.project, AFTER_SWITCH, given.root, record, self._secrets)
+        for warning in warnings:
+            Display().warning(warning)
+        return {"changed": False, "hook_warnings": warnings}
+
+    def _failed(self, problem: str) -> None:
+        """Run this machine's hooks of a failure, once for all hosts that tell of one."""
+        given, task = self.inputs(), self._task
+        if task.check_mode or task.args.get("in_place") or not hooks.of(given.project, AFTER_FAILURE):
+            return
+        run = f"{os.getppid()} {self._templar.template(self.variables['kit_started'])}"
+        if hooks.is_first(Path(self.value("kit_env_folder")), run):
+            known = (self.variables.get(PREPARED) or {}).get("record")
+            if not known and "rollback" in task.args:
+                known = {"id": str(task.args["rollback"] or ""), "env": given.env, "kind": ROLLBACK}
+            known = known or self._facts(given)
+            record = {**known, "state": "failed", "reason": problem}
+            for warning in hooks.warnings(given.project, AFTER_FAILURE, given.root, record, self._secrets):
+                Display().warning(warning)
+
+    def _secrets(self) -> list[str]:
+        return [str(value) for value in self.inputs().settings["secret_values"].values()]
 
     def _call(self, request: dict[str, Any], archive: bytes | None = None) -> dict[str, Any]:
         root, python = Path(self._task.args["root"]), str(self._task.args["python"])
@@ -80,9 +157,7 @@ class ActionModule(KitAction):
 
     def _on_host(self) -> dict[str, Any]:
         given, task = self.inputs(), self._task.args
-        mounted = self.value("release_bundle_source") == "read_only"
-        source = app_image.project_files(given.project, given.root) if mounted else None
-        files = release_archive.bundle_files(given.folder, source)
+        files = release_archive.bundle_files(given.folder, self._source(given))
         wanted = release_archive.configuration(files)
         there = task["current"]
         same = there["configuration"] == wanted
@@ -92,24 +167,37 @@ class ActionModule(KitAction):
         if self._task.check_mode:
             what = f"release {there['id']} would be brought up again" if same else "a new release would be deployed"
             return {"changed": True, "message": what}
-        version = source_version.version_of(given.project.source)
-        started = str(task.get("started") or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         asked = {
+            **self._facts(given),
             "phase": "prepare",
-            "id": f"{started}-{version.short}",
             "configuration": "" if same else wanted,
             "current": there["id"],
             "restarts": [name for name in str(task["restarts"]).replace(",", " ").split() if name],
             "backup": bool(task["backup"]),
+        }
+        archive = None if same else release_archive.pack(files, self._beside(given))
+        return self._call(asked, archive)
+
+    def _source(self, given: Inputs) -> dict[str, release_archive.Entry] | None:
+        """The project's files, where the host mounts them over the image."""
+        mounted = self.value("release_bundle_source") == "read_only"
+        return app_image.project_files(given.project, given.root) if mounted else None
+
+    def _facts(self, given: Inputs) -> dict[str, Any]:
+        """What a release's record begins with."""
+        version = source_version.version_of(given.project.source)
+        started = str(self._task.args.get("started") or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+        return {
+            "id": f"{started}-{version.short}",
             "env": given.env,
             "ref": given.version,
             "sha": version.sha,
             "dirty": bool(version.changed) or not version.sha,
             "image": str(given.settings["images"]["app"]),
             "who": host_lock.who(),
+            "kind": DEPLOY,
+            "state": "running",
         }
-        archive = None if same else release_archive.pack(files, self._beside(given))
-        return self._call(asked, archive)
 
     def _beside(self, given: Inputs) -> dict[str, release_archive.Entry]:
         beside = {"docker-manage.sh": ((given.root / "docker-manage.sh").read_bytes(), 0o755)}

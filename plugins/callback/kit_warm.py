@@ -16,7 +16,7 @@ from ansible.plugins.callback import CallbackBase
 from ansible.template import Templar
 
 # What the action plugins import; loaded here, it is there in every fork.
-from kit_control import app_image, engine_call, inventory_checks, locked_vault, rendering, site_names  # noqa: F401
+from kit_control import app_image, engine_call, hooks, inventory_checks, locked_vault, rendering, site_names  # noqa: F401
 from kit_control.environment import environment_name
 
 # Of playbooks/group_vars/all/kit.yml: what stays the same for a host from here on, each before what is made of it;

@@ -230,6 +230,7 @@ def test_another_projects_deploy_root_is_refused(deployed: Story) -> None:
 
 def test_everything_comes_back_after_a_reboot(deployed: Story) -> None:
     release, before = deployed.release(), deployed.containers()
+    deployed.make("maintenance", "ON=1")
     deployed.host.reboot()
     end = time.monotonic() + REBOOT_SECONDS
     while time.monotonic() < end:
@@ -241,6 +242,9 @@ def test_everything_comes_back_after_a_reboot(deployed: Story) -> None:
         time.sleep(0.5)
     assert deployed.release() == release
     assert deployed.containers() == before
+    assert deployed.ask("/")[0] == 503
+    deployed.make("maintenance", "ON=0")
+    assert deployed.ask("/")[0] == 200
     assert changed(deployed.make("deploy")) == {0}
 
 

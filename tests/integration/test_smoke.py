@@ -176,6 +176,18 @@ class TestProd:
         assert checks.count("User.filter(username__startswith='kit-smoke').count()") == 0
         assert "kit-smoke" not in checks.stack.inside("web", "ls", "/var/app/media")
 
+    def test_maintenance_is_no_failure(self, checks: Checks) -> None:
+        assert checks.stack.engine("maintenance", "on").returncode == 0
+        try:
+            assert checks.failed() == {}
+        finally:
+            assert checks.stack.engine("maintenance", "off").returncode == 0
+        found = checks.results["hosts"]["localhost"]["checks"]
+        outcomes = {one["subject"]: (one["outcome"], one["reason"]) for one in found if one["check"] == "request"}
+        assert outcomes["ready"] == ("passed", "")
+        for name in ("landing page", "API refuses strangers", "admin greets a colleague", "API knows who asks"):
+            assert outcomes[name] == ("not run", "maintenance is on")
+
     def test_stopped_container(self, checks: Checks) -> None:
         container = checks.stack.container("worker")
         docker("stop", "--time", "1", container)

@@ -10,12 +10,12 @@ import pytest
 from kit_control.settings import EDGE_HTTPS_PORT
 
 from smoke import site
-from smoke.checked import Checked
+from smoke.checked import NOWHERE, Checked
 from smoke.target import EDGE, Target
 
 UNKNOWN = "unknown-name.invalid"
 # Answers of nginx itself, of a file's location and of the app.
-ANSWERS = ("/", "/kit-smoke-nowhere", "{static}kit-smoke-nowhere.css")
+ANSWERS = ("/", NOWHERE, "{static}kit-smoke-nowhere.css")
 
 
 @pytest.fixture(autouse=True)

@@ -105,6 +105,26 @@ def test_every_mistake_is_reported_at_once_in_file_order(project: Path) -> None:
             "6:28: smoke.0.permissions",
             ["add writes: true"],
         ),
+        (
+            VALID + "hooks: {after_deploy: []}\n",
+            "6:9: hooks.after_deploy",
+            ["unknown key", "after_failure, after_switch"],
+        ),
+        (
+            VALID + "hooks: {after_switch: [{run: host, command: [x]}]}\n",
+            "6:25: hooks.after_switch.0.run",
+            ['found "host"', "allowed: control, image"],
+        ),
+        (
+            VALID + "hooks: {after_switch: [{run: image}]}\n",
+            "6:24: hooks.after_switch.0",
+            ["required key 'command' is missing"],
+        ),
+        (
+            VALID + "hooks: {after_switch: [{run: image, command: [x], timeout_seconds: 0}]}\n",
+            "6:51: hooks.after_switch.0.timeout_seconds",
+            ["found 0", "1 to 3600"],
+        ),
         (VALID + "name: other\n", "6:1: name", ["written twice", "line 2"]),
         (
             VALID.replace("lock.txt", "gone.txt"),

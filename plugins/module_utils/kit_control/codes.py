@@ -50,6 +50,7 @@ MEANINGS = {
     "env": "a value cannot stand in a .env file",
     "files": "a file or folder cannot be read or written",
     "first_admin": "the first admin cannot be created",
+    "hook": "a hook of the project's, which runs before the release changes anything, failed",
     "host": "a command for one host met several, or an unknown name",
     "host_key": "a host's key is not known, or another than the known one",
     "image": "an image is not on the host",

@@ -5,6 +5,7 @@ Paths are those of the Compose project directory, ``<deploy_root>/shared/compose
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,18 @@ from typing import Any
 from kit_control import description, services, variables
 from kit_control.errors import KitError
 from kit_control.manifest import Manifest
-from kit_control.settings import MEDIA_ROOT, MISSING, SECRET_FOLDER, STATIC_ROOT, WEB_SOCKETS, Owner, Settings
+from kit_control.settings import (
+    EDGE_CURRENT,
+    MAINTENANCE_PAGE,
+    MAINTENANCE_ROOT,
+    MEDIA_ROOT,
+    MISSING,
+    SECRET_FOLDER,
+    STATIC_ROOT,
+    WEB_SOCKETS,
+    Owner,
+    Settings,
+)
 
 
 @dataclass(frozen=True)
@@ -172,7 +184,12 @@ def _nginx(settings: Settings, data: Mapping[str, Any], name: str, missing: list
         "hsts_seconds": settings["hsts_seconds"],
         "hsts_include_subdomains": settings["hsts_subdomains"],
         "static_url": data["static"]["url"],
+        "static_pattern": re.escape(data["static"]["url"]),
         "static_root": STATIC_ROOT,
+        "health_paths": sorted(set(data["health"].values())),
+        "maintenance_root": MAINTENANCE_ROOT,
+        "maintenance_page": MAINTENANCE_PAGE,
+        "current": EDGE_CURRENT,
         "media_url": data["media"]["url"],
         "media_root": MEDIA_ROOT,
         "client_max_body_size": extra["client_max_body_size"],

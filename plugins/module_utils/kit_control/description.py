@@ -52,6 +52,13 @@ def describe(
         },
         "manage": ["python", data["django"]["manage"]],
         "release_commands": data["release"]["commands"],
+        "hooks": {
+            moment: [
+                {name: one[name] for name in ("command", "timeout_seconds")} for one in entries if one["run"] == "image"
+            ]
+            for moment, entries in data["hooks"].items()
+        },
+        "secret_variables": sorted(name for name, variable in data["variables"].items() if variable["secret"]),
         "workers_stop_first": data["release"]["worker_stop_before_migrate"],
         "ports": ports,
         "database": None,

@@ -18,6 +18,10 @@ LOG_DIR = "/var/app/logs"
 WEB_CONTAINER_PORT = 8000
 # Where web's containers put the sockets that nginx reaches them by, one each, named by release and number.
 WEB_SOCKETS = "/run/kit"
+# The set of files that nginx uses; where it looks for maintenance (kit_engine/maintenance.py), what it shows then.
+EDGE_CURRENT = "/etc/nginx/kit/current"
+MAINTENANCE_ROOT = "/etc/nginx/maintenance"
+MAINTENANCE_PAGE = "/kit-maintenance.html"
 # Ports of an nginx that runs without privileges.
 EDGE_HTTP_PORT, EDGE_HTTPS_PORT = 8080, 8443
 # Gunicorn gives requests in flight longer than nginx waits for their answer, and the container gives Gunicorn longer.

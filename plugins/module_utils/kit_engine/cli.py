@@ -48,6 +48,7 @@ _CHANGES: Mapping[str, Callable[[argparse.Namespace], bool]] = {
     "destroy": _always,
     "down": _always,
     "images": lambda given: json.loads(given.request)["mode"] != "ask",
+    "maintenance": _always,
     "install-certificate": lambda given: not json.loads(given.request).get("only_ask"),
     "backup": _always,
     "migrate": _always,
@@ -171,6 +172,13 @@ def parser() -> argparse.ArgumentParser:
     )
     for name, text in (("chain", "full chain, the site's own first"), ("key", "its private key"), ("ca", "private CA")):
         shown.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"{text} (PEM)")
+    closed = add(
+        "maintenance", "maintenance.maintenance_verb", "answer visitors with 503 and a page (on), or not any more (off)"
+    )
+    closed.add_argument("state", choices=("on", "off"))
+    closed.add_argument("--allow", default="", metavar="ADDRESSES", help="addresses and networks that see the site")
+    text = "seconds after which others may come again (300)"
+    closed.add_argument("--retry-after", type=int, default=300, metavar="SECONDS", help=text)
     restart = add("restart", "verbs.restart", "restart all services, or one")
     restart.add_argument("service", nargs="?")
     add("ps", "verbs.ps", "list the containers", as_json=False)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, command, docker, ports, readiness, releases
+from kit_engine import bundle, command, docker, maintenance, ports, readiness, releases
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.report import Report
@@ -79,6 +79,7 @@ def gather(found: Docker, *, static: bool) -> dict[str, Any]:
             "files": _hashes(stack),
             "nginx": _nginx(stack),
             "certificate": _certificate(stack),
+            "maintenance": maintenance.is_on(stack),
             "containers": [
                 {**_container(item, processes[item["Id"]]), "health": _health(found, item)} for item in items
             ],

@@ -18,8 +18,10 @@ from kit_engine.stack import Source, Stack
 OWNED_MODE, SHARED_MODE = 0o400, 0o444
 # Where web's containers put the sockets that nginx reaches them by.
 SOCKETS = "shared/run"
+# What says whether nginx answers with the maintenance page, and to whom.
+MAINTENANCE = "shared/nginx/maintenance"
 # nginx's files, certificates, and what an ACME client writes for port 80 to show.
-EDGE_FOLDERS = ("shared/nginx/conf", "shared/nginx/ssl", "shared/nginx/acme/.well-known/acme-challenge")
+EDGE_FOLDERS = ("shared/nginx/conf", "shared/nginx/ssl", "shared/nginx/acme/.well-known/acme-challenge", MAINTENANCE)
 
 
 def folders(stack: Stack) -> None:

@@ -11,6 +11,7 @@ from kit_engine import (
     current,
     database_password,
     edge,
+    hooks,
     preflight,
     prepare,
     readiness,
@@ -53,12 +54,13 @@ class Changes:
         return {"changed": self.any, **asdict(self)}
 
 
-def up(docker: Docker, report: Report) -> Changes:
+def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
     """Bring the stack up; nothing changes where it is up already.
 
     Args:
         docker: the stack's containers.
         report: where steps are told.
+        is_new: whether a release is deployed, so that the project's hooks run.
 
     Returns:
         What changed.
@@ -99,7 +101,9 @@ def up(docker: Docker, report: Report) -> Changes:
         restarts = {container.id: container.restarts for container in settled}
     with report.step("migrate"):
         web = [container for container in before if container.service == stack.web and stack.web in unchanged]
-        commands = release_commands.run_if_needed(docker, web, wanted[stack.web])
+        commands = release_commands.run_if_needed(
+            docker, web, wanted[stack.web], lambda: hooks.demand(docker, hooks.BEFORE_MIGRATE) if is_new else None
+        )
         changes.migrations = commands.migrations
     with report.step("start"):
         if stack.app_files and (other_source or stack.web not in unchanged):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 from kit_engine import command, database
 from kit_engine.docker import Container, Docker
@@ -27,7 +28,9 @@ class Outcome:
     migrations: list[str]
 
 
-def run_if_needed(docker: Docker, current_web: list[Container], configuration: str) -> Outcome:
+def run_if_needed(
+    docker: Docker, current_web: list[Container], configuration: str, before: Callable[[], None] = lambda: None
+) -> Outcome:
     """Run the release commands unless they ran for this very release on this very database.
 
     Args:
@@ -35,6 +38,7 @@ def run_if_needed(docker: Docker, current_web: list[Container], configuration: s
         current_web: the running web containers if they are of this very release; else none, and the commands run
             in a container of their own.
         configuration: fingerprint of web's configuration.
+        before: called before the first of them runs, where any does.
 
     Returns:
         What they did.
@@ -46,6 +50,7 @@ def run_if_needed(docker: Docker, current_web: list[Container], configuration: s
     record = stack.root / RECORD
     if current_web and _recorded(record) == _fingerprint(docker, current_web[0], configuration):
         return Outcome(False, [])
+    before()
     return Outcome(True, run(docker, in_place=bool(current_web)))
 
 
@@ -99,12 +104,16 @@ def run(docker: Docker, *, in_place: bool) -> list[str]:
     return [name for name in database.migrations(docker) if name not in before]
 
 
-def one_off(docker: Docker, words: tuple[str, ...]) -> command.Done:
+def one_off(
+    docker: Docker, words: tuple[str, ...], *, stdin: Optional[str] = None, limit: Optional[float] = None
+) -> command.Done:
     """Run a command in a new container of the app's image, and remove that container whatever happens.
 
     Args:
         docker: the stack's containers.
         words: the command.
+        stdin: text for its standard input.
+        limit: seconds, the container's start included; default is the stack's ``command_timeout_seconds``.
 
     Returns:
         Exit code and output.
@@ -117,7 +126,8 @@ def one_off(docker: Docker, words: tuple[str, ...]) -> command.Done:
     try:
         return command.run(
             docker.compose_command("run", "--rm", "--no-deps", "--no-TTY", "--name", name, stack.web, *words),
-            limit=stack.limits.command_timeout_seconds,
+            limit=stack.limits.command_timeout_seconds if limit is None else limit,
+            stdin=stdin,
             env=docker.env,
         )
     except BaseException:

@@ -39,6 +39,7 @@ class Record:
         previous: id of the release that served before it.
         state: ``running live good failed rolled_back abandoned``; live: it serves, and its smoke gate is still to come.
         reason: why it failed, or was left.
+        warnings: what went wrong and did not matter to the release, such as a hook after it.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Record:
     previous: str = ""
     state: str = "running"
     reason: str = ""
+    warnings: list[str] = field(default_factory=list)
     engine: str = __version__
     schema: int = SCHEMA
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, pending, preflight, recovery, release, releases, retention, rollout, verbs
+from kit_engine import bundle, hooks, pending, preflight, recovery, release, releases, retention, rollout, verbs
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker, image_id
 from kit_engine.errors import EngineError
@@ -30,7 +31,8 @@ def release_verb(arguments: argparse.Namespace) -> None:
     The request: ``phase``, and for ``prepare`` either ``rollback`` (id to go back to; empty: the last good one) or
     ``id``, ``configuration`` (hash of the content on standard input; empty: the current release is brought up again),
     ``current`` (id that served when that was compared) and the facts of the record, with ``restarts`` and ``backup`` of
-    Wanted; for ``finish`` ``problem`` (what the smoke gate found; empty: all is well) and ``keep`` (how many releases).
+    Wanted; for ``finish`` ``problem`` (what the smoke gate found; empty: all is well), ``keep`` (how many releases) and
+    ``warnings`` (of the control node's hooks).
     """
     report: Report = arguments.report
     root: Path = arguments.root.resolve()
@@ -40,11 +42,12 @@ def release_verb(arguments: argparse.Namespace) -> None:
         back = "rollback" in asked
         given = _rollback(root, report, asked) if back else _deploy(root, report, asked)
         told = {"changed": True, "release": given.id, "previous": given.previous, "seconds": report.seconds}
+        told["record"] = _told(root, given)
         report.done({**told, "files": _open_files(_docker(root, given.id)) if back else {}}, "")
     elif phase == "switch":
         _switch(root, report)
     else:
-        _finish(root, report, str(asked["problem"]), int(asked["keep"]))
+        _finish(root, report, str(asked["problem"]), int(asked["keep"]), asked.get("warnings", ()))
 
 
 def rollback_verb(_docker: Docker, arguments: argparse.Namespace) -> None:
@@ -98,6 +101,9 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
         _close(root, report, record)
         if _takes_over(docker, old):
             rollout.give_up(docker, old)
+        # Ctrl-C is waited for by whoever pressed it.
+        if isinstance(error, EngineError):
+            hooks.warn(docker, hooks.AFTER_FAILURE, report, record, DEPLOY)
         pending.end(root)
         raise
     record.seconds = dict(report.seconds)
@@ -123,8 +129,10 @@ def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
             wanted = Wanted(commands=False)
             report.names = wanted.steps(docker)
             rollout.ready_for(docker, report, wanted)
-    except BaseException:
+    except BaseException as error:
         rollout.give_up(docker, _docker(root, served))
+        if isinstance(error, EngineError):
+            hooks.warn(docker, hooks.AFTER_FAILURE, report, target, ROLLBACK)
         pending.end(root)
         raise
     return under_way
@@ -142,28 +150,39 @@ def _switch(root: Path, report: Report, *, quiet: bool = False) -> None:
             report.names = _steps_of(root, under_way, docker)
             rollout.switch(docker, report)
         else:
-            report.names = release.STEPS
-            told = release.up(docker, report)
+            report.names = (*release.STEPS, *hooks.steps(docker))
+            told = release.up(docker, report, is_new=under_way.kind == DEPLOY)
             releases.switch(root, under_way.id)
             changes = {**told.as_result(), "changed": True}
             if record and under_way.kind == DEPLOY:
                 record.migrations = told.migrations
     except EngineError as error:
-        serves = recovery.go_back(root, under_way, report, error.problem)
+        serves = _go_back(root, under_way, report, error.problem)
         raise EngineError(error.code, f"{error.problem}{serves}", error.remedy) from error
     if record and under_way.kind == DEPLOY:
         record.state = "live"
         record.seconds.update(report.seconds)
         releases.write(root, record)
+    if record and hooks.steps(docker):
+        with report.step(hooks.STEP):
+            hooks.warn(docker, hooks.AFTER_SWITCH, report, record, under_way.kind)
+        if under_way.kind == DEPLOY:
+            record.seconds.update(report.seconds)
+            releases.write(root, record)
     text = f"{docker.stack.name} ({docker.stack.env}) is ready: {verbs.site_url(docker)}, release {under_way.id}"
     if not quiet:
+        changes["record"] = _told(root, under_way)
         report.done({**changes, "release": under_way.id, "message": text, "seconds": report.seconds}, text)
 
 
-def _finish(root: Path, report: Report, problem: str, keep: int) -> None:
+def _finish(root: Path, report: Report, problem: str, keep: int, warnings: Sequence[str] = ()) -> None:
     under_way = _under_way(root)
+    noted = releases.read(root, under_way.id) if warnings else None
+    if noted:
+        noted.warnings += warnings
+        releases.write(root, noted)
     if problem:
-        serves = recovery.go_back(root, under_way, report, problem)
+        serves = _go_back(root, under_way, report, problem)
         raise EngineError("smoke", f"{problem}{serves}", _docker(root, under_way.id).stack.make("releases"))
     if under_way.kind == ROLLBACK:
         _leave(root, under_way)
@@ -175,6 +194,28 @@ def _finish(root: Path, report: Report, problem: str, keep: int) -> None:
     removed = retention.prune(root, keep)
     text = f"release {under_way.id} is good" + (f"; removed {', '.join(removed)}" if removed else "")
     report.done({"changed": True, "release": under_way.id, "removed": removed, "message": text}, text)
+
+
+def _go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str:
+    """Go back, and have the hooks of a failure run whatever becomes of that; what serves now, for a message."""
+    failure: Optional[EngineError] = None
+    serves = ""
+    try:
+        serves = recovery.go_back(root, under_way, report, problem)
+    except EngineError as error:
+        failure = error
+    record = releases.read(root, under_way.id)
+    if record:
+        hooks.warn(_docker(root, under_way.id), hooks.AFTER_FAILURE, report, record, under_way.kind)
+    if failure:
+        raise failure
+    return serves
+
+
+def _told(root: Path, under_way: Pending) -> dict[str, Any]:
+    """The record as the control node's hooks get it."""
+    record = releases.read(root, under_way.id)
+    return {**asdict(record), "kind": under_way.kind} if record else {"id": under_way.id, "kind": under_way.kind}
 
 
 def _open_files(docker: Docker) -> dict[str, str]:

@@ -24,6 +24,7 @@ from kit_engine import (
     current,
     database_password,
     edge,
+    hooks,
     preflight,
     prepare,
     readiness,
@@ -67,7 +68,7 @@ class Wanted:
             "backup": not self.backup or docker.stack.database is None,
             "migrate": not self.commands,
         }
-        return tuple(name for name in STEPS if not left_out.get(name, False))
+        return (*(name for name in STEPS if not left_out.get(name, False)), *hooks.steps(docker))
 
 
 @dataclass
@@ -112,9 +113,11 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted) -> Prepared:
         done.gaps = _backing(docker, before, anew)
     if "backup" in report.names:
         with report.step("backup"):
+            hooks.demand(docker, hooks.BEFORE_BACKUP)
             done.backup = backup.create(docker, report).as_record()
     if "migrate" in report.names:
         with report.step("migrate"):
+            hooks.demand(docker, hooks.BEFORE_MIGRATE)
             if stack.workers_stop_first:
                 stop(docker, [item for item in docker.containers() if item.service in stack.workers])
             done.migrations = release_commands.run(docker, in_place=False)

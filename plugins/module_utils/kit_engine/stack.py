@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -101,6 +101,14 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Hook:
+    """A command of the project's own, run in a container of its image, and the seconds it may take."""
+
+    command: tuple[str, ...]
+    timeout_seconds: int
+
+
+@dataclass(frozen=True)
 class Limits:
     """Free bytes wanted, and seconds until a started stack is ready and for one command inside a container."""
 
@@ -121,6 +129,8 @@ class Stack:
         manage: the words that start the project's manage.py.
         release_commands: what runs once in the new image before it serves.
         workers_stop_first: whether the app's other processes end before the release commands run.
+        hooks: by the moment of a release at which they run.
+        secret_variables: environment variables whose values are masked in what hooks say.
     """
 
     root: Path
@@ -142,6 +152,8 @@ class Stack:
     edge: Edge | None
     limits: Limits
     workers_stop_first: bool = False
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
+    secret_variables: tuple[str, ...] = ()
 
     @property
     def release(self) -> str:
@@ -291,12 +303,24 @@ def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -
             drain_timeout_seconds=edge.number("drain_timeout_seconds"),
         ),
         workers_stop_first=bool(data.get("workers_stop_first")),
+        hooks=_hooks(reader.maybe("hooks")),
+        secret_variables=reader.texts("secret_variables") if reader.given("secret_variables") else (),
         limits=Limits(
             min_free_bytes=limits.number("min_free_bytes"),
             ready_timeout_seconds=limits.number("ready_timeout_seconds"),
             command_timeout_seconds=limits.number("command_timeout_seconds"),
         ),
     )
+
+
+def _hooks(reader: _Reader | None) -> dict[str, tuple[Hook, ...]]:
+    """Those of a release that an earlier version of the kit rendered are none."""
+    if reader is None:
+        return {}
+    return {
+        moment: tuple(Hook(one.texts("command"), one.number("timeout_seconds")) for one in reader.parts(moment))
+        for moment in reader.data
+    }
 
 
 class _Reader:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup, certificate, command, releases, verbs
+from kit_engine import backup, certificate, command, maintenance, releases, verbs
 from kit_engine import readiness as ready
 from kit_engine.docker import Container, Docker
 from kit_engine.report import duration
@@ -41,6 +41,7 @@ def status_verb(docker: Docker, arguments: argparse.Namespace) -> None:
         "ready": problem is None,
         "problem": problem,
         "release": release_of(stack),
+        "maintenance": maintenance.state(stack.root) if stack.has_edge else None,
         "containers": [_row(item) for item in containers],
         "missing": [service for service in stack.services if service not in {item.service for item in containers}],
         "certificates": certificates(stack),
@@ -158,6 +159,8 @@ def text(stack: Stack, told: dict[str, Any]) -> str:
     """
     verdict = f"ready, {told['url']}" if told["ready"] else f"NOT ready: {told['problem']}"
     lines = [f"{stack.name} ({stack.env}): {verdict}", f"  release      {release_line(told['release'])}"]
+    if told["maintenance"]:
+        lines.append(f"  maintenance  {maintenance.line(told['maintenance'])}")
     lines += [_container_line(row) for row in told["containers"]]
     lines += [f"  {service:<12} no container" for service in told["missing"]]
     lines += host_lines(stack, told)

@@ -1,0 +1,116 @@
+"""Hooks: the project's own commands at moments of a release, each in a container of the new image.
+
+They get the release's record as JSON on standard input. Those before fail the release, those after warn. Those of the
+control node are run there (kit_control/hooks.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from kit_engine import command, release_commands, releases
+from kit_engine.docker import Docker
+from kit_engine.errors import EngineError
+from kit_engine.pending import DEPLOY
+from kit_engine.releases import Record
+from kit_engine.report import Report
+from kit_engine.stack import Hook
+
+BEFORE_BACKUP, BEFORE_MIGRATE = "before_backup", "before_migrate"
+AFTER_SWITCH, AFTER_FAILURE = "after_switch", "after_failure"
+# The step that they are after a switch.
+STEP = "hooks"
+MASK = "********"
+# A shorter one would stand in many an innocent word.
+_SHORTEST_SECRET = 4
+
+
+def steps(docker: Docker) -> tuple[str, ...]:
+    """Name the step after a release's last one, where the project has hooks for it."""
+    return (STEP,) if docker.stack.release and docker.stack.hooks.get(AFTER_SWITCH) else ()
+
+
+def demand(docker: Docker, moment: str) -> None:
+    """Run the hooks that come before something; in local, which is no release, there are none.
+
+    Args:
+        docker: the release; its record is written.
+        moment: ``before_backup`` or ``before_migrate``.
+
+    Raises:
+        EngineError: one failed or took too long; the rest was not run.
+    """
+    stack = docker.stack
+    record = releases.read(stack.root, stack.release) if stack.release else None
+    for number, hook in enumerate(stack.hooks.get(moment, ()) if record else ()):
+        problem = _problem(docker, moment, number, hook, told(record, moment, DEPLOY) if record else "")
+        if problem:
+            raise EngineError(
+                "hook",
+                f"{problem}\nThe release was ended before it changed the database.",
+                f"mend it, or take it out of hooks.{moment} in the manifest, then: {stack.make('deploy')}",
+            )
+
+
+def warn(docker: Docker, moment: str, report: Report, record: Record, kind: str) -> None:
+    """Run the hooks that come after something, and note in the record what fails.
+
+    Args:
+        docker: the release.
+        moment: ``after_switch`` or ``after_failure``.
+        report: where a failure is told.
+        record: of the release; written where a hook fails.
+        kind: ``deploy`` or ``rollback``.
+    """
+    stack = docker.stack
+    for number, hook in enumerate(stack.hooks.get(moment, ()) if stack.release else ()):
+        problem = _problem(docker, moment, number, hook, told(record, moment, kind))
+        if problem:
+            report.say(f"    warning: {problem}")
+            record.warnings.append(problem)
+            releases.write(stack.root, record)
+
+
+def told(record: Record, moment: str, kind: str) -> str:
+    """Write what a hook reads: the record, with what it is run for."""
+    return json.dumps({**asdict(record), "hook": moment, "kind": kind}, ensure_ascii=False) + "\n"
+
+
+def masked(text: str, secrets: Sequence[str]) -> str:
+    """Replace secret values in what a program said.
+
+    Args:
+        text: its words.
+        secrets: the values; of a list or a text of several lines each part as well.
+    """
+    parts = {part for value in secrets for part in (value, *re.split(r"[,\n]", value))}
+    for part in sorted({one.strip() for one in parts}, key=len, reverse=True):
+        if len(part) >= _SHORTEST_SECRET:
+            text = text.replace(part, MASK)
+    return text
+
+
+def _problem(docker: Docker, moment: str, number: int, hook: Hook, text: str) -> str:
+    """Run one; what went wrong, or nothing."""
+    name = f"Hook {moment}[{number}] `{command.readable(hook.command)}`"
+    try:
+        done = release_commands.one_off(docker, hook.command, stdin=text, limit=hook.timeout_seconds)
+    except EngineError as error:
+        if error.code == "timeout":
+            return f"{name} was given {hook.timeout_seconds} s and has not ended; it was stopped."
+        return f"{name} could not be run: {error.problem}"
+    if not done.code:
+        return ""
+    return f"{name} ended with {done.code}:\n{command.tail(masked(done.out + done.err, _secrets(docker)))}"
+
+
+def _secrets(docker: Docker) -> list[str]:
+    """Values that the container had, as files or in its environment."""
+    stack = docker.stack
+    files = [path for path in (stack.bundle / "secrets").glob("*") if path.is_file()]
+    environment = docker.configuration["services"][stack.web].get("environment") or {}
+    values = [path.read_text(encoding="utf-8", errors="replace") for path in files]
+    return values + [str(environment[name]) for name in stack.secret_variables if environment.get(name)]
