@@ -48,7 +48,10 @@ class Host:
         files = release_archive.bundle_files(self.stack.root, None)
         facts = {"env": "local", "ref": "HEAD", "sha": "", "dirty": False, "image": "", "who": "tester@here"}
         asked = {"id": "20250101T000000Z-abc", "configuration": release_archive.configuration(files), **facts}
-        return self.call("release", asked, release_archive.pack(files, {}))
+        self.call("release", {"phase": "prepare", **asked}, release_archive.pack(files, {}))
+        told = self.call("release", {"phase": "switch"})
+        self.call("release", {"phase": "finish", "problem": "", "keep": 5})
+        return told
 
     def plan(self, **changes: Any) -> dict[str, Any]:
         """Plan the stack's files as they are now."""
@@ -264,7 +267,8 @@ class TestStatus:
         subprocess.run([*words, "-out", str(folder / "1/fullchain.pem")], check=True, capture_output=True)
         current = host.root / "current/stack.json"
         before = current.read_text()
-        edge = {"services": ["db", "web", "nginx"], "edge": {"domains": ["site.test"], "uid": 101}}
+        facts = {"domains": ["site.test"], "uid": 101, "replicas": 1, "drain_timeout_seconds": 30}
+        edge = {"services": ["db", "web", "nginx"], "edge": facts}
         current.write_text(json.dumps({**described, **edge}))
         try:
             ended = host.attempt("status", "--json")
