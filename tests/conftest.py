@@ -17,8 +17,10 @@ STORIES = (
     ("roles/test_molecule.py::test_role_on_a_bare_host", "roles/test_molecule.py::test_role_on_a_host_with_an_engine"),
     ("e2e/test_tls_grade.py", "roles/test_molecule.py::test_alternative"),
     ("e2e/test_three_hosts.py",),
-    ("e2e/test_bad_hosts.py", "e2e/test_canary.py::test_a_process", "e2e/test_canary.py::test_open_places"),
-    ("e2e/test_lock.py",),
+    (
+        *("e2e/test_bad_hosts.py", "e2e/test_lock.py"),
+        *("e2e/test_canary.py::test_a_process", "e2e/test_canary.py::test_open_places"),
+    ),
 )
 HERE = Path(__file__).parent
 

@@ -167,6 +167,7 @@ class HostReleases:
     http_port: int
     https_port: int
     number: int = 0
+    variables: dict[str, Any] = field(default_factory=dict)
     made: list[Version] = field(default_factory=list)
 
     @property
@@ -192,6 +193,7 @@ class HostReleases:
         migrate: str = MIGRATE,
         manifest: Mapping[str, Any] | None = None,
         variables: Mapping[str, Any] | None = None,
+        further_variables: Mapping[str, Any] | None = None,
     ) -> Version:
         """Build and render a version.
 
@@ -201,9 +203,14 @@ class HostReleases:
             migrate: its release command.
             manifest: keys of its manifest that differ.
             variables: inputs of role release_bundle that differ.
+            further_variables: of its environment, as its manifest declares them.
         """
         folder = self.scratch / f"version-{len(self.made)}"
         path = write_project(folder / "source", self.name, text, settings=settings, migrate=migrate, manifest=manifest)
+        if further_variables:
+            project = yaml.safe_load(path.read_text())
+            project["variables"].update(further_variables)
+            path.write_text(yaml.safe_dump(project))
         image = app_image(path, "release")
         run = playbook(
             "render",
@@ -219,6 +226,7 @@ class HostReleases:
                 "release_bundle_https_port": self.https_port,
                 "release_bundle_web_workers": 2,
                 "app_domains": [DOMAIN],
+                **self.variables,
                 **(variables or {}),
             },
             scratch=folder,
@@ -271,19 +279,20 @@ class HostReleases:
         """Go through a later phase."""
         return self.engine("release", "--json", "--request", json.dumps({"phase": name, **request}))
 
-    def deploy(self, version: Version | None, *, problem: str = "", **request: Any) -> Told:
+    def deploy(self, version: Version | None, *, problem: str = "", keep: int = 5, **request: Any) -> Told:
         """Go through all phases, up to the first that fails.
 
         Args:
             version: what to release.
             problem: what the smoke gate finds.
+            keep: how many good releases stay.
             request: further facts for the first phase.
         """
         told = self.prepare(version, **request)
         if told.code == 0:
             told = self.phase("switch")
         if told.code == 0:
-            told = self.phase("finish", problem=problem, keep=5)
+            told = self.phase("finish", problem=problem, keep=keep)
         return told
 
     def rollback(self, release: str = "") -> Told:
