@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_network
 from uuid import uuid4
 
 import pytest
@@ -16,11 +17,12 @@ from support.host_releases import SECRETS, HostReleases
 pytestmark = pytest.mark.engine
 
 REDIS_PASSWORD = "canary-external-redis"  # noqa: S105 - a stand-in
-CACHE = """
+SETTINGS = """
 
 import socket
 from urllib.parse import urlsplit
 
+DATABASES["default"]["PORT"] = os.environ["PGPORT"]
 CACHE_URL = os.environ.get("CACHE_URL") or Path(os.environ["CACHE_URL_FILE"]).read_text()
 
 
@@ -48,7 +50,9 @@ class Servers:
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
     """Both, removed in the end."""
-    address = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").strip()
+    subnet = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}").strip()
+    # The bridge's own address is the first of its network.
+    address = str(next(ip_network(subnet).hosts()))
     tag = uuid4().hex[:8]
     names = {"postgres": f"kit-test-external-db-{tag}", "redis": f"kit-test-external-redis-{tag}"}
     run = ["run", "--detach", "--pull", "never", "--publish"]
@@ -89,14 +93,17 @@ def host(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_a_stack_without_servers_of_its_own_serves_and_is_replaced_without_a_gap(host: HostReleases) -> None:
     project = {"services": {"cache": True}}
-    variables = {"CACHE_URL": {"secret": True, "from": "cache.url", "meaning": "Cache."}}
-    told = host.deploy(host.version("one", settings=CACHE, manifest=project, further_variables=variables))
+    variables = {
+        "CACHE_URL": {"secret": True, "from": "cache.url", "meaning": "Cache."},
+        "PGPORT": {"from": "database.port", "meaning": "Port of the database server."},
+    }
+    told = host.deploy(host.version("one", settings=SETTINGS, manifest=project, further_variables=variables))
     assert told.code == 0, told.err
     assert sorted(host.containers()) == ["nginx", "web"]
     assert host.ask("/up").startswith("migrations:")
     assert host.ask("/cache") == "+OK +PONG"
 
-    version = host.version("two", settings=CACHE, manifest=project, further_variables=variables)
+    version = host.version("two", settings=SETTINGS, manifest=project, further_variables=variables)
     with host.traffic().running() as load:
         time.sleep(0.5)
         told = host.deploy(version, backup=True)
