@@ -34,13 +34,26 @@ class ActionModule(KitAction):
     For ``prepare``: ``in_place`` (it runs from where it was rendered: all phases at once), ``current`` (what the host
     told in preflight), ``record`` (the record of base images on this machine, empty where the host keeps its own),
     ``started`` (first part of the release's id, the same on all hosts; empty: now), ``restarts`` (services that may be
-    made anew although that leaves a gap), ``backup`` (whether the database is backed up first); ``rollback`` instead of
-    a rendered release: the id to go back to, empty for the last good one. For ``finish``: ``problems`` (what was found
-    on any host; empty ones are none), ``keep`` (how many releases stay).
+    made anew although that leaves a gap), ``backup`` (whether the database is backed up first), ``restore`` (whether
+    that undoes a migration that failed); ``rollback`` instead of a rendered release: the id to go back to, empty for
+    the last good one. For ``finish``: ``problems`` (what was found on any host; empty ones are none), ``keep`` (how
+    many releases stay).
     """
 
     _VALID_ARGS = frozenset(
-        {"root", "python", "phase", "in_place", "current", "record", "started", "restarts", "backup", "rollback"}
+        {
+            "root",
+            "python",
+            "phase",
+            "in_place",
+            "current",
+            "record",
+            "started",
+            "restarts",
+            "backup",
+            "restore",
+            "rollback",
+        }
         | {"problems", "keep"}
     )
 
@@ -174,6 +187,7 @@ class ActionModule(KitAction):
             "current": there["id"],
             "restarts": [name for name in str(task["restarts"]).replace(",", " ").split() if name],
             "backup": bool(task["backup"]),
+            "restore": bool(task["restore"]),
         }
         archive = None if same else release_archive.pack(files, self._beside(given))
         return self._call(asked, archive)

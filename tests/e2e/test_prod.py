@@ -240,6 +240,10 @@ def test_everything_comes_back_after_a_reboot(deployed: Story) -> None:
         except OSError:
             pass
         time.sleep(0.5)
+    else:
+        nginx = f"{PROJECT.replace('_', '-')}-prod-nginx-1"
+        looked = "sudo docker ps --all; sudo docker inspect --format '{{.State.Error}} {{.HostConfig.RestartPolicy}}'"
+        pytest.fail(deployed.host.run(f"{looked} {nginx}; sudo docker logs --tail 20 {nginx} 2>&1").stdout)
     assert deployed.release() == release
     assert deployed.containers() == before
     assert deployed.ask("/")[0] == 503

@@ -76,6 +76,50 @@ def test_retention_keeps_what_a_rollback_needs(released: Released) -> None:
                           capture_output=True).returncode == 0  # fmt: skip
 
 
+# Applies one migration, as Django notes them, takes rows away, and fails.
+HARMFUL = """\
+import os
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_settings")
+import django
+django.setup()
+from django.db import connection
+with connection.cursor() as cursor:
+    cursor.execute("INSERT INTO django_migrations (app, name, applied) VALUES ('site', '0002_harmful', now())")
+    cursor.execute("TRUNCATE kit_rows")
+raise SystemExit("no such column")
+"""
+
+
+@pytest.mark.parametrize("undo", [False, True])
+def test_a_migration_that_fails_tells_what_it_left_and_is_undone_where_that_is_wanted(
+    released: Released, undo: bool
+) -> None:
+    host = released.host
+    serving, text = host.current, host.ask("/version")
+    with host.traffic().running():
+        time.sleep(0.5)
+    rows = host.ask("/rows")
+    assert rows != "0"
+    told = host.deploy(host.version(f"harmful {undo}", migrate=HARMFUL), backup=True, restore=undo)
+    assert told.code == 1
+    assert told.json["code"] == "migrate"
+    assert "no such column" in told.json["problem"]
+    demand_whole(host, serving, text)
+    failed = next(one for one in host.engine("releases", "--json").json["releases"] if one["state"] == "failed")
+    assert failed["migrations"] == ["site.0002_harmful"]
+    backup = failed["backup"]["id"]
+    if undo:
+        assert f"Backup {backup} was restored" in told.json["problem"]
+        assert host.ask("/rows") == rows
+    else:
+        assert "site.0002_harmful stay applied" in told.json["problem"]
+        assert f"make restore ENV=prod BACKUP={backup} CONFIRM=prod" in told.json["problem"]
+        assert host.ask("/rows") == "0"
+        # As it says.
+        assert host.engine("restore", "--json", backup, "--confirm", "prod").code == 0
+        assert host.ask("/rows") == rows
+
+
 def test_a_changed_database_setting_wants_a_word(released: Released) -> None:
     host = released.host
     before = host.containers()

@@ -14,16 +14,17 @@ from testbed.hosts import Host
 
 # Reads names and values from its first line, then looks at every process until its input ends.
 _WATCH = """
-import json, pathlib, select, sys
+import json, os, pathlib, select, sys
 wanted = {name: value.encode() for name, value in json.loads(sys.stdin.readline()).items()}
 found, looks = {}, 0
 print("watching", flush=True)
 while not select.select([sys.stdin], [], [], 0.05)[0]:
     looks += 1
-    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            line = path.read_bytes()
+            line = pathlib.Path("/proc", pid, "cmdline").read_bytes()
         except OSError:
+            # It has ended since.
             continue
         found.update({name: line[:80].decode("utf-8", "replace") for name, value in wanted.items() if value in line})
 print(json.dumps({"looks": looks, "found": found}))

@@ -197,6 +197,17 @@ class Docker:
             stdin=stdin,
         )
 
+    def hang_up(self, container: Container) -> Done:
+        """Send SIGHUP to a container's main process, from inside.
+
+        By `docker kill`, whatever the signal, older engines (seen with 20.10) take the container for one that somebody
+        stopped, and do not start it after a reboot.
+
+        Args:
+            container: which; it runs with Docker's init, which hands the signal on.
+        """
+        return self.execute(container, ("sh", "-c", "kill -HUP 1"), limit=command.QUICK_SECONDS)
+
     def last_log_lines(self, container: Container) -> str:
         """Give the end of a container's log, indented for a message."""
         done = command.run(["docker", "logs", "--tail", "30", container.id])

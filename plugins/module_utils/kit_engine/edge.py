@@ -142,7 +142,7 @@ def activate(docker: Docker, before: Sequence[Container]) -> None:
             except BaseException:
                 if earlier and (folder / earlier).is_dir():
                     _link(folder / CURRENT, earlier)
-                    command.run(["docker", "kill", "--signal", "HUP", container.id])
+                    docker.hang_up(container)
                 raise
     # Last: whoever is cut off before it reloads once more.
     (folder / LOADED).write_text(name, encoding="utf-8")
@@ -160,11 +160,7 @@ def reload(docker: Docker, container: Container) -> None:
         EngineError: no new generation of workers took over in time.
     """
     before = _workers(container)
-    command.demand(
-        ["docker", "kill", "--signal", "HUP", container.id],
-        code="nginx",
-        remedy=docker.stack.make("logs", "ARGS=nginx"),
-    )
+    docker.hang_up(container)
     end = time.monotonic() + RELOAD_SECONDS
     while time.monotonic() < end:
         found = _workers(container)

@@ -13,6 +13,7 @@ from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.pending import DEPLOY, RESTORE, Pending
 from kit_engine.report import Report
+from kit_engine.stack import Stack
 
 
 def recover(root: Path, report: Optional[Report] = None) -> str:
@@ -92,11 +93,26 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
     _serve(root, under_way.previous, apart)
     pending.end(root)
     told = f"\nRelease {under_way.previous} serves again."
-    if record and record.migrations:
-        told += f" The migrations {', '.join(record.migrations)} stay applied: its code runs on the new schema." + (
-            f" To undo them too: the backup {record.backup.get('id')}." if record.backup else ""
-        )
-    return told
+    return told + (what_stays(_docker(root, under_way.previous).stack, record) if record else "")
+
+
+def what_stays(stack: Stack, record: releases.Record) -> str:
+    """Say which migrations a release leaves that does not serve, and how they are undone.
+
+    Args:
+        stack: the release that serves.
+        record: of the one that was left.
+
+    Returns:
+        Sentences with a line break before them; empty where there is nothing to say.
+    """
+    if not record.migrations:
+        return ""
+    backup_id = str(record.backup.get("id", ""))
+    undo = stack.make("restore", f"BACKUP={backup_id}", f"CONFIRM={stack.env}")
+    return f"\nThe migrations {', '.join(record.migrations)} stay applied: the old code runs on the new schema." + (
+        f"\nTo undo them, with all that was written since the backup: {undo}" if backup_id else ""
+    )
 
 
 def _serve(root: Path, release_id: str, report: Report) -> None:

@@ -170,7 +170,9 @@ def reload(docker: Docker, containers: list[Container]) -> None:
     old = [item for item in containers if item.running and item.id in there]
     for item in old:
         if item.service == docker.stack.web:
-            command.demand(["docker", "kill", "--signal", "HUP", item.id], code="reload", remedy=remedy)
+            told = docker.hang_up(item)
+            if told.code:
+                raise EngineError("reload", f"{item.name} cannot be told to reload:\n{command.tail(told.err)}", remedy)
     others = sorted({item.service for item in old if item.service in docker.stack.app_services[1:]})
     if others:
         docker.compose("restart", *others, code="reload", remedy=remedy)

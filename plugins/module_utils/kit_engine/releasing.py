@@ -13,14 +13,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, hooks, pending, preflight, recovery, release, releases, retention, rollout, verbs
+from kit_engine import (
+    backup,
+    bundle,
+    hooks,
+    pending,
+    preflight,
+    recovery,
+    release,
+    releases,
+    restore,
+    retention,
+    rollout,
+    verbs,
+)
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker, image_id
 from kit_engine.errors import EngineError
 from kit_engine.pending import DEPLOY, ROLLBACK, Pending
 from kit_engine.releases import Record
 from kit_engine.report import Report
-from kit_engine.rollout import Wanted
+from kit_engine.rollout import Prepared, Wanted
 
 _FACTS = ("env", "ref", "sha", "dirty", "image", "who")
 
@@ -31,8 +44,8 @@ def release_verb(arguments: argparse.Namespace) -> None:
     The request: ``phase``, and for ``prepare`` either ``rollback`` (id to go back to; empty: the last good one) or
     ``id``, ``configuration`` (hash of the content on standard input; empty: the current release is brought up again),
     ``current`` (id that served when that was compared) and the facts of the record, with ``restarts`` and ``backup`` of
-    Wanted; for ``finish`` ``problem`` (what the smoke gate found; empty: all is well), ``keep`` (how many releases) and
-    ``warnings`` (of the control node's hooks).
+    Wanted, and ``restore`` (whether a failed migration is undone by that backup). For ``finish``: ``problem`` (what the
+    smoke gate found; empty: all is well), ``keep`` (how many releases) and ``warnings`` (of the control node's hooks).
     """
     report: Report = arguments.report
     root: Path = arguments.root.resolve()
@@ -89,26 +102,53 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
     releases.write(root, record)
     pending.follow(root, given, report)
     wanted = Wanted(frozenset(asked.get("restarts", ())), bool(asked.get("backup")))
+    done = Prepared()
     try:
         if _takes_over(docker, old):
             report.names = wanted.steps(docker)
-            done = rollout.ready_for(docker, report, wanted)
-            record.migrations, record.backup, record.gaps = done.migrations, dict(done.backup), done.gaps
+            rollout.ready_for(docker, report, wanted, done)
         else:
             preflight.check(docker)
     except BaseException as error:
+        failed_at = report.current
+        _take(record, done)
         record.state, record.reason = "failed", _reason(error)
         _close(root, report, record)
-        if _takes_over(docker, old):
+        if old is not None and _takes_over(docker, old):
             rollout.give_up(docker, old)
         # Ctrl-C is waited for by whoever pressed it.
         if isinstance(error, EngineError):
             hooks.warn(docker, hooks.AFTER_FAILURE, report, record, DEPLOY)
         pending.end(root)
+        if isinstance(error, EngineError) and record.migrations and old is not None:
+            told = recovery.what_stays(old.stack, record)
+            if failed_at == "migrate" and asked.get("restore"):
+                told = _undo(old, report, record)
+            report.current = failed_at
+            raise EngineError(error.code, f"{error.problem}{told}", error.remedy) from error
         raise
+    _take(record, done)
     record.seconds = dict(report.seconds)
     releases.write(root, record)
     return under_way
+
+
+def _take(record: Record, done: Prepared) -> None:
+    record.migrations, record.backup, record.gaps = done.migrations, dict(done.backup), done.gaps
+
+
+def _undo(old: Docker, report: Report, record: Record) -> str:
+    """Bring the backup back that was made before the migrations; says what that lost."""
+    backup_id = str(record.backup.get("id", ""))
+    found = next((one for one in backup.listed(old.stack.root) if one["id"] == backup_id), None)
+    if found is None:
+        return recovery.what_stays(old.stack, record)
+    apart = Report("restore", as_json=False, stream=report.stream)
+    told = restore.restore(old, apart, found)
+    return (
+        f"\nBackup {backup_id} was restored (release_restore_on_failed_migration): what was written since it was made "
+        f"is not in the database any more, but in {told['kept_as']} and in backup {told['safety']}."
+    )
 
 
 def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
@@ -128,7 +168,7 @@ def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
         if docker.stack.rolls:
             wanted = Wanted(commands=False)
             report.names = wanted.steps(docker)
-            rollout.ready_for(docker, report, wanted)
+            rollout.ready_for(docker, report, wanted, Prepared())
     except BaseException as error:
         rollout.give_up(docker, _docker(root, served))
         if isinstance(error, EngineError):

@@ -22,6 +22,7 @@ from kit_engine import (
     backup,
     command,
     current,
+    database,
     database_password,
     edge,
     hooks,
@@ -86,21 +87,19 @@ class Prepared:
     gaps: dict[str, float] = field(default_factory=dict)
 
 
-def ready_for(docker: Docker, report: Report, wanted: Wanted) -> Prepared:
+def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) -> None:
     """Do everything of a release that leaves the old one serving.
 
     Args:
         docker: the new release; another one serves.
         report: where steps are told; its names are those of the steps to go through.
         wanted: what it may do.
-
-    Returns:
-        What it did.
+        done: takes what it did, also where it fails.
 
     Raises:
         EngineError: a step failed; :func:`give_up` removes what it left.
     """
-    stack, done = docker.stack, Prepared()
+    stack = docker.stack
     with report.step("check"):
         before = preflight.check(docker)
         prepare.folders(stack)
@@ -120,14 +119,18 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted) -> Prepared:
             hooks.demand(docker, hooks.BEFORE_MIGRATE)
             if stack.workers_stop_first:
                 stop(docker, [item for item in docker.containers() if item.service in stack.workers])
-            done.migrations = release_commands.run(docker, in_place=False)
+            known = database.migrations(docker)
+            try:
+                done.migrations = release_commands.run(docker, in_place=False)
+            except EngineError:
+                done.migrations = [name for name in database.migrations(docker) if name not in known]
+                raise
     with report.step("start"):
         if stack.app_files:
             release.publish_static(docker, stack.app_files)
         _start_web(docker)
     with report.step("healthy"):
         wait_for_web(docker)
-    return done
 
 
 def switch(docker: Docker, report: Report) -> None:
