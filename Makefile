@@ -148,12 +148,12 @@ restart: $(login) ## Restart all services of ENV, or ARGS=service
 lint: .venv/.dev ## Check the style of everything
 	@./lint.sh
 
-test: test-engine ## Run the tests, of those on fresh hosts one story in turn; needs root or sudo for the engine
+test: test-engine ## Run the tests, of the long ones one story in turn; needs root or sudo for the engine
 	@HOST_STORIES=turn $(BIN)/pytest $(parallel) -m 'not timed' $(ARGS)
 	@HOST_STORIES=turn $(BIN)/pytest -m timed $(ARGS)
 
-test-hosts: test-engine ## Run all tests on fresh hosts, on Debian 12 and 13
-	@FRESH_DISTROS=$(or $(FRESH_DISTROS),all) $(BIN)/pytest -m host $(ARGS)
+test-hosts: test-engine ## Run all tests of which `make test` tells a part in turn, on Debian 12 and 13
+	@FRESH_DISTROS=$(or $(FRESH_DISTROS),all) $(BIN)/pytest -m 'host or slow' $(ARGS)
 
 # What tests on the real engine stand on: the engine, and all base images.
 .PHONY: test-engine

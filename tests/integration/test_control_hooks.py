@@ -18,7 +18,7 @@ from kit_control.services import project_name
 from support.engine_stack import docker, free_ports, remove_project
 from support.kit import FIXTURE, Run, playbook
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 # The first deploy builds the app's image and makes every container.
 DEPLOY_SECONDS = 300

@@ -14,7 +14,7 @@ from support.engine import base_image
 from support.engine_stack import docker
 from support.host_releases import SECRETS, HostReleases
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 REDIS_PASSWORD = "canary-external-redis"  # noqa: S105 - a stand-in
 SETTINGS = """

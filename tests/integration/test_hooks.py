@@ -11,7 +11,7 @@ from support import host_releases
 from support.engine_stack import docker
 from support.host_releases import SECRETS, HostReleases, Version
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 # Writes down what it was given.
 NOTE = "import sys; open('/var/app/logs/hooks', 'a').write(sys.stdin.read())"

@@ -14,7 +14,7 @@ from support import host_releases, site
 from support.engine_stack import SmallStack, docker
 from support.host_releases import DOMAIN, HostReleases, Told
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

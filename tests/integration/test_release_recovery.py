@@ -13,7 +13,7 @@ from support.engine_stack import docker
 from support.host_releases import MIGRATE, HostReleases, Released, demand_served, demand_whole
 from testbed.fixtures import turn
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 # All steps in all ways are `make test-faults`; here each step is ended in one way, which the commit chooses.

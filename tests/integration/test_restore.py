@@ -14,7 +14,7 @@ from support import host_releases
 from support.engine_stack import docker
 from support.host_releases import HostReleases
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
