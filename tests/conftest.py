@@ -13,18 +13,16 @@ STORIES = (
     ("fresh/test_fresh.py",),
     ("e2e/test_prod.py",),
     ("e2e/test_provision.py", "e2e/test_image_delivery.py"),
-    ("e2e/test_on_host.py", "testbed/test_hosts.py", "integration/test_release_recovery.py"),
+    ("e2e/test_on_host.py", "testbed/test_hosts.py"),
     ("roles/test_molecule.py::test_role_on_a_bare_host", "roles/test_molecule.py::test_role_on_a_host_with_an_engine"),
-    (
-        *("e2e/test_tls_grade.py", "roles/test_molecule.py::test_alternative"),
-        *("integration/test_restore.py", "integration/test_external.py"),
-    ),
+    ("e2e/test_tls_grade.py", "roles/test_molecule.py::test_alternative"),
     ("e2e/test_three_hosts.py",),
     (
         *("e2e/test_bad_hosts.py", "e2e/test_lock.py"),
         *("e2e/test_canary.py::test_a_process", "e2e/test_canary.py::test_open_places"),
-        *("integration/test_hooks.py", "integration/test_control_hooks.py", "integration/test_maintenance.py"),
     ),
+    ("integration/test_hooks.py", "integration/test_control_hooks.py", "integration/test_maintenance.py"),
+    ("integration/test_release_recovery.py", "integration/test_restore.py", "integration/test_external.py"),
 )
 HERE = Path(__file__).parent
 
