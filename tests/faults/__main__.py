@@ -235,7 +235,7 @@ def _left(bed: Bed, version: str) -> list[str]:
     told = bed.root(
         f"docker ps --all --filter label=com.docker.compose.project={bed.project} "
         "--format '{{.Label \"com.docker.compose.service\"}} {{.State}}' | sort; echo --\n"
-        f"ls {ROOT}/records/pending.json 2> /dev/null || true; echo --\n"
+        f"find {ROOT}/records -name pending.json; echo --\n"
         f"cat $(readlink -f {ROOT}/current | sed 's|releases|records|').json\n"
     )
     containers, pending, record = told.split("--\n")

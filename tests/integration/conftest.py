@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import host_releases
 from support.engine_stack import SmallStack, install_packages, make
-from support.host_releases import Released
+from support.host_releases import HostReleases, Released
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +64,15 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Released]:
         yield Released(host, good, host.version("two"))
     finally:
         host.remove()
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostReleases]:
+    """A deploy root with one release that serves; removed whatever happens."""
+    made = host_releases.make(tmp_path_factory.mktemp("host"))
+    try:
+        told = made.deploy(made.version("one"))
+        assert told.code == 0, told.err
+        yield made
+    finally:
+        made.remove()

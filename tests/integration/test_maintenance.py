@@ -5,28 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
 from http.client import HTTPResponse
 from typing import Any
 
 import pytest
-from support import host_releases, site
+from support import site
 from support.engine_stack import SmallStack, docker
 from support.host_releases import DOMAIN, HostReleases, Told
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostReleases]:
-    """A deploy root with one release that serves; removed whatever happens."""
-    made = host_releases.make(tmp_path_factory.mktemp("maintenance"))
-    try:
-        told = made.deploy(made.version("one"))
-        assert told.code == 0, told.err
-        yield made
-    finally:
-        made.remove()
 
 
 def go(host: HostReleases, *words: str) -> Told:

@@ -61,6 +61,25 @@ def wait_for_step(host: HostReleases, step: str) -> None:
     raise AssertionError(f"step {step} never began")
 
 
+def test_a_good_release_that_cannot_be_brought_up_again_stays_good(released: Released) -> None:
+    host = released.host
+    serving = host.current
+    path = host.root / f"releases/{serving}/stack.json"
+    sound = path.read_text()
+    told = json.loads(sound)
+    path.chmod(0o644)
+    # More than any disk has.
+    path.write_text(json.dumps({**told, "limits": {**told["limits"], "min_free_bytes": 10**18}}))
+    try:
+        ended = host.prepare(None)
+    finally:
+        path.write_text(sound)
+        path.chmod(0o444)
+    assert ended.code == 1
+    assert ended.json["code"] == "disk"
+    assert host.record(serving)["state"] == "good"
+
+
 def test_retention_keeps_what_a_rollback_needs(released: Released) -> None:
     host = released.host
     for version in (released.good, released.other) * 2:

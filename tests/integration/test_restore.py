@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,6 @@ from support.engine_stack import docker
 from support.host_releases import HostReleases
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostReleases]:
-    """A deploy root with one release; removed whatever happens."""
-    made = host_releases.make(tmp_path_factory.mktemp("restore"))
-    try:
-        told = made.deploy(made.version("one"))
-        assert told.code == 0, told.err
-        yield made
-    finally:
-        made.remove()
 
 
 def sql(host: HostReleases, statement: str) -> str:
@@ -145,6 +132,8 @@ def test_a_restore_that_is_killed_leaves_a_database_that_serves(host: HostReleas
     assert host.ask("/rows") in ("3", "200000")
     assert restore(host, backup).code == 0
     assert host.ask("/rows") == "200000"
+    # Of what was loaded when it was killed nothing is left.
+    assert sql(host, "SELECT count(*) FROM pg_database WHERE datname LIKE '%\\_new\\_%'") == "0"
 
 
 def test_names_of_the_list(host: HostReleases) -> None:

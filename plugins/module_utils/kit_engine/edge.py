@@ -160,7 +160,13 @@ def reload(docker: Docker, container: Container) -> None:
         EngineError: no new generation of workers took over in time.
     """
     before = _workers(container)
-    docker.hang_up(container)
+    told = docker.hang_up(container)
+    if told.code:
+        raise EngineError(
+            "nginx",
+            f"nginx cannot be told to reload, and goes on with what it has:\n{command.tail(told.err)}",
+            docker.stack.make("logs", "ARGS=nginx"),
+        )
     end = time.monotonic() + RELOAD_SECONDS
     while time.monotonic() < end:
         found = _workers(container)

@@ -56,8 +56,8 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
             return text
     else:
         text = f"the run was cut off before release {found.id} served"
-        old = _docker(root, found.previous) if found.previous else None
-        rollout.give_up(_docker(root, found.id), old)
+        old = docker_of(root, found.previous) if found.previous else None
+        rollout.give_up(docker_of(root, found.id), old)
         if old is not None:
             _serve(root, found.previous, apart)
     record = releases.read(root, found.id)
@@ -93,7 +93,7 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
     _serve(root, under_way.previous, apart)
     pending.end(root)
     told = f"\nRelease {under_way.previous} serves again."
-    return told + (what_stays(_docker(root, under_way.previous).stack, record) if record else "")
+    return told + (what_stays(docker_of(root, under_way.previous).stack, record) if record else "")
 
 
 def what_stays(stack: Stack, record: releases.Record) -> str:
@@ -116,7 +116,7 @@ def what_stays(stack: Stack, record: releases.Record) -> str:
 
 
 def _serve(root: Path, release_id: str, report: Report) -> None:
-    serve(_docker(root, release_id), report)
+    serve(docker_of(root, release_id), report)
 
 
 def serve(docker: Docker, report: Report) -> None:
@@ -140,5 +140,6 @@ def serve(docker: Docker, report: Report) -> None:
         releases.switch(stack.root, stack.release)
 
 
-def _docker(root: Path, release_id: str) -> Docker:
+def docker_of(root: Path, release_id: str) -> Docker:
+    """Give the containers as a release that lies on this host wants them."""
     return Docker(stacks.load(root, root / releases.FOLDER / release_id))

@@ -56,7 +56,7 @@ def release_verb(arguments: argparse.Namespace) -> None:
         given = _rollback(root, report, asked) if back else _deploy(root, report, asked)
         told = {"changed": True, "release": given.id, "previous": given.previous, "seconds": report.seconds}
         told["record"] = _told(root, given)
-        report.done({**told, "files": _open_files(_docker(root, given.id)) if back else {}}, "")
+        report.done({**told, "files": _open_files(recovery.docker_of(root, given.id)) if back else {}}, "")
     elif phase == "switch":
         _switch(root, report)
     else:
@@ -90,7 +90,10 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
     given = served
     if asked["configuration"]:
         given = releases.receive(root, str(asked["id"]), str(asked["configuration"]), sys.stdin.buffer)
-    docker, old = _docker(root, given), _docker(root, served) if served and served != given else None
+    docker, old = (
+        recovery.docker_of(root, given),
+        recovery.docker_of(root, served) if served and served != given else None,
+    )
     under_way = Pending(given, DEPLOY, served if served != given else "")
     pending.begin(root, under_way)
     facts = {name: asked[name] for name in _FACTS}
@@ -98,6 +101,7 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
     record = known or Record(
         id=given, started=releases.now(), configuration=bundle.hash_of(docker.stack.bundle), **facts
     )
+    before = record.state
     record.state, record.image_id, record.previous = "running", image_id(record.image), under_way.previous
     releases.write(root, record)
     pending.follow(root, given, report)
@@ -112,7 +116,8 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
     except BaseException as error:
         failed_at = report.current
         _take(record, done)
-        record.state, record.reason = "failed", _reason(error)
+        # One that serves already was only to be brought up again: it is what it was.
+        record.state, record.reason = (before, record.reason) if known else ("failed", _reason(error))
         _close(root, report, record)
         if old is not None and _takes_over(docker, old):
             rollout.give_up(docker, old)
@@ -155,7 +160,7 @@ def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
     recovery.recover(root, report)
     served = releases.current(root)
     target = retention.target(root, str(asked["rollback"]))
-    docker = _docker(root, target.id)
+    docker = recovery.docker_of(root, target.id)
     unknown = retention.migrations_after(root, target.id, served)
     if unknown:
         report.say(
@@ -170,7 +175,7 @@ def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
             report.names = wanted.steps(docker)
             rollout.ready_for(docker, report, wanted, Prepared())
     except BaseException as error:
-        rollout.give_up(docker, _docker(root, served))
+        rollout.give_up(docker, recovery.docker_of(root, served))
         if isinstance(error, EngineError):
             hooks.warn(docker, hooks.AFTER_FAILURE, report, target, ROLLBACK)
         pending.end(root)
@@ -180,8 +185,8 @@ def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
 
 def _switch(root: Path, report: Report, *, quiet: bool = False) -> None:
     under_way = _under_way(root)
-    docker = _docker(root, under_way.id)
-    old = _docker(root, under_way.previous) if under_way.previous else None
+    docker = recovery.docker_of(root, under_way.id)
+    old = recovery.docker_of(root, under_way.previous) if under_way.previous else None
     pending.follow(root, under_way.id, report)
     changes: dict[str, Any] = {"changed": True}
     record = releases.read(root, under_way.id)
@@ -223,7 +228,7 @@ def _finish(root: Path, report: Report, problem: str, keep: int, warnings: Seque
         releases.write(root, noted)
     if problem:
         serves = _go_back(root, under_way, report, problem)
-        raise EngineError("smoke", f"{problem}{serves}", _docker(root, under_way.id).stack.make("releases"))
+        raise EngineError("smoke", f"{problem}{serves}", recovery.docker_of(root, under_way.id).stack.make("releases"))
     if under_way.kind == ROLLBACK:
         _leave(root, under_way)
     record = releases.read(root, under_way.id)
@@ -246,7 +251,7 @@ def _go_back(root: Path, under_way: Pending, report: Report, problem: str) -> st
         failure = error
     record = releases.read(root, under_way.id)
     if record:
-        hooks.warn(_docker(root, under_way.id), hooks.AFTER_FAILURE, report, record, under_way.kind)
+        hooks.warn(recovery.docker_of(root, under_way.id), hooks.AFTER_FAILURE, report, record, under_way.kind)
     if failure:
         raise failure
     return serves
@@ -293,10 +298,6 @@ def _steps_of(root: Path, under_way: Pending, docker: Docker) -> tuple[str, ...]
 def _takes_over(docker: Docker, old: Optional[Docker]) -> bool:
     """Whether a release takes over from another without a gap; else it is brought up in its place."""
     return docker.stack.rolls and old is not None and old.stack.rolls and old.stack.release != docker.stack.release
-
-
-def _docker(root: Path, release_id: str) -> Docker:
-    return Docker(stacks.load(root, root / releases.FOLDER / release_id))
 
 
 def _close(root: Path, report: Report, record: Record) -> None:

@@ -93,6 +93,7 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
     new, kept = f"{wanted.name}_new_{stamp}", f"{wanted.name}_before_{stamp}"
     try:
         with report.step("restore"):
+            _drop_unfinished(docker, server, wanted)
             _sql(docker, server, wanted, "postgres", f'CREATE DATABASE "{new}" TEMPLATE template0')
             _load(docker, server, wanted, new, dump)
         if stack.release:
@@ -156,6 +157,18 @@ def _load(docker: Docker, server: Container, wanted: Database, new: str, dump: P
             "The database in use was not touched.",
             docker.stack.make("backups") + "    (choose another)",
         )
+
+
+def _drop_unfinished(docker: Docker, server: Container, wanted: Database) -> None:
+    """Remove what a restore that was killed had loaded: nothing ever served it."""
+    names = f"SELECT datname FROM pg_database WHERE datname LIKE '{wanted.name}\\_new\\_%'"  # noqa: S608 - as in _swap
+    told = command.demand(
+        [*_psql(server, wanted, "postgres", names), "--tuples-only", "--no-align"],
+        code="database",
+        remedy=docker.stack.make("logs", f"ARGS={wanted.service}"),
+    )
+    for name in told.out.split():
+        _sql(docker, server, wanted, "postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def _swap(docker: Docker, server: Container, wanted: Database, new: str, kept: str) -> None:

@@ -392,7 +392,7 @@ def _drop_sockets(docker: Docker) -> None:
 def stop(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
     """End containers, each in its own time, all at once."""
     limit = docker.stack.limits.command_timeout_seconds + STOP_MARGIN_SECONDS
-    words = ["docker", "stop", *([] if seconds is None else ["--time", str(seconds)])]
+    words = ["docker", "stop", *([] if seconds is None else ["-t", str(seconds)])]
 
     def end(item: Container) -> None:
         # One that is gone already is as good.
