@@ -5,7 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
+try:
+    from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
+except ImportError:
+    STOP_KEEPALIVE_LINGER = 0.0
+
+# As nginx/conf.d/default.conf.j2 has it.
+NGINX_KEEPS_SECONDS = 1.0
 # Gunicorn's answer to "how many" is read from the host's processors, which say nothing about a container's share.
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
@@ -47,10 +55,28 @@ def socket_of_ours(folder: Path) -> str:
     return f"unix:{folder}/{number}.sock"
 
 
+FOLDER = (
+    Path(os.environ["KIT_WEB_SOCKETS"], os.environ["KIT_WEB_RELEASE"]) if os.environ.get("KIT_WEB_SOCKETS") else None
+)
 bind = ["0.0.0.0:8000"]
-if os.environ.get("KIT_WEB_SOCKETS"):
+if FOLDER:
     # nginx comes by a socket: it starts without us, finds us after a reboot, and never takes another release for us.
-    bind.append(socket_of_ours(Path(os.environ["KIT_WEB_SOCKETS"], os.environ["KIT_WEB_RELEASE"])))
+    bind.append(socket_of_ours(FOLDER))
+
+
+def pre_request(_worker: Any, request: Any) -> None:
+    """Have a connection closed with its answer, once nginx finds another release at its end.
+
+    nginx keeps connections by the path that it reached them by, which is the same for all releases.
+    """
+    try:
+        ours = not FOLDER or (FOLDER.parent / "live").readlink().name == FOLDER.name
+    except OSError:
+        ours = False
+    if not ours:
+        request.force_close()
+
+
 # Gunicorn's own rule of thumb, (2 x cores) + 1, kept at or below the dozen that its docs call enough.
 workers = int(os.environ.get("KIT_WEB_WORKERS", "0")) or max(2, min(12, int(2 * processors()) + 1))
 worker_class = "gthread"
@@ -58,8 +84,9 @@ threads = int(os.environ.get("KIT_WEB_THREADS", "1"))
 # Both longer than nginx waits for an answer, so that nginx gives up first and says so, and shorter than the container's
 # stop_grace_period.
 timeout = graceful_timeout = int(os.environ.get("KIT_WEB_TIMEOUT", "35"))
-# Longer than nginx keeps an idle connection (60 s): it is nginx that closes it, so no request meets a closing one.
-keepalive = 75
+# Far longer than nginx keeps an idle connection: it is nginx that closes it, so no request meets a closing one. That
+# holds for a worker that ends only if it waits for longer, too; a Gunicorn that does not gets a new one each time.
+keepalive = 75 if STOP_KEEPALIVE_LINGER > NGINX_KEEPS_SECONDS else 0
 # A worker that leaks is replaced; the jitter keeps them from going all at once.
 max_requests, max_requests_jitter = 1000, 100
 # A disk that stalls would stall the heartbeat.
