@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from kit_engine import disk, image_build, machine
+from kit_engine import command, disk, image_build, machine
 from kit_engine.docker import image_id
 from kit_engine.report import Report
+
+# Images of one project and target that stay on a machine that only makes them, for hosts that are deployed to in turn.
+KEPT_IMAGES = 5
+# Engines since 23.0 bound their cache by themselves; what older ones keep grows with every build.
+KEPT_CACHE = "10GB"
+PRUNE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -66,5 +72,25 @@ def ensure(request: Request, context: IO[bytes], report: Report) -> dict[str, An
             labels=request.labels,
         )
         report.say(f"built {request.ref} in {time.monotonic() - started:.0f} s")
+        command.run(["docker", "builder", "prune", "--force", "--keep-storage", KEPT_CACHE], limit=PRUNE_SECONDS)
     image = {"ref": request.ref, "id": there or image_id(request.ref), "target": request.target}
     return {"changed": not there, "image": image}
+
+
+def drop_older(ref: str) -> list[str]:
+    """Remove the images that a newer one of the same project and target has replaced, but for the last few.
+
+    Args:
+        ref: name of the newest, as :class:`Request` has it.
+
+    Returns:
+        Names of those that are gone. One that a container uses stays: Docker refuses.
+    """
+    name, _, tag = ref.partition(":")
+    target = tag.rpartition("-")[0]
+    told = command.run(["docker", "image", "ls", "--format", "{{.CreatedAt}} {{.Tag}}", name])
+    rows = sorted(
+        (line for line in told.out.splitlines() if line.rpartition(" ")[2].startswith(f"{target}-")), reverse=True
+    )
+    older = [f"{name}:{row.rpartition(' ')[2]}" for row in rows if not row.endswith(f" {tag}")][KEPT_IMAGES - 1 :]
+    return [one for one in older if command.run(["docker", "image", "rm", one], limit=PRUNE_SECONDS).code == 0]

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from kit_engine import app_image, disk, image_registry, image_transfer
+from kit_engine import app_image, disk, image_registry, image_transfer, releases
 from kit_engine.base_images import resolve
 from kit_engine.report import Report
 
@@ -24,7 +24,11 @@ def base_images(arguments: argparse.Namespace) -> None:
 def app_image_verb(arguments: argparse.Namespace) -> None:
     """Bring the app's image from its context on standard input; the request's fields are those of app_image.Request."""
     report: Report = arguments.report
-    answer = app_image.ensure(app_image.Request(**json.loads(arguments.request)), sys.stdin.buffer, report)
+    request = app_image.Request(**json.loads(arguments.request))
+    answer = app_image.ensure(request, sys.stdin.buffer, report)
+    # Where releases lie, their retention removes images.
+    if not request.check_only and answer["changed"] and not (arguments.root / releases.FOLDER).is_dir():
+        app_image.drop_older(request.ref)
     report.done(answer, str(answer["image"]["ref"]))
 
 
