@@ -21,7 +21,12 @@ STORIES = (
         *("e2e/test_bad_hosts.py", "e2e/test_lock.py"),
         *("e2e/test_canary.py::test_a_process", "e2e/test_canary.py::test_open_places"),
     ),
-    ("integration/test_hooks.py", "integration/test_control_hooks.py", "integration/test_maintenance.py"),
+    (
+        "integration/test_hooks.py",
+        "integration/test_control_hooks.py",
+        "integration/test_maintenance.py",
+        "integration/test_at_once.py",
+    ),
     ("integration/test_release_recovery.py", "integration/test_restore.py", "integration/test_external.py"),
 )
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kit_engine import __version__, lock, prepare, signals
+from kit_engine import __version__, lock, masking, pending, prepare, signals
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError, UsageError
 from kit_engine.report import Report
@@ -99,7 +99,11 @@ def _run(words: list[str]) -> int:
                 f"./docker-manage.sh {stack.env} {arguments.verb}",
             )
         docker = Docker(stack)
+        report.mask = masking.of(docker)
         with _locked(arguments):
+            if _makes_whole(arguments):
+                import_module("kit_engine.recovery").recover(stack.root, report)
+                docker = Docker(load(arguments.root))
             run(docker, arguments)
             prepare.give_back(stack.root)
     except UsageError as error:
@@ -207,6 +211,14 @@ def _locked(arguments: argparse.Namespace) -> AbstractContextManager[None]:
         return nullcontext()
     command = f"./docker-manage.sh {arguments.env or 'ENVIRONMENT'} {arguments.verb}"
     return lock.held(arguments.root, command, lock.caller(), arguments.wait, session, arguments.report.say)
+
+
+def _makes_whole(arguments: argparse.Namespace) -> bool:
+    """Whether a verb finds what an earlier run left that was cut off; one that only ends the stack leaves that."""
+    changes = _CHANGES.get(arguments.verb)
+    return bool(
+        changes and changes(arguments) and arguments.verb not in ("down", "destroy") and pending.read(arguments.root)
+    )
 
 
 def _load(name: str) -> Any:

@@ -213,10 +213,12 @@ def lead_to(docker: Docker, before: Sequence[Container]) -> None:
         before: all containers that there are.
     """
     stack = docker.stack
+    if not any(item.service == EDGE and item.running for item in before):
+        # It was taken down: it begins with all in its place.
+        edge.link(stack)
+        edge.lead_to(stack)
+        release.start(docker, (EDGE,), "--no-deps")
     if not edge.is_current(stack):
-        if not any(item.service == EDGE and item.running for item in before):
-            edge.link(stack)
-            release.start(docker, (EDGE,), "--no-deps")
         edge.activate(docker, before)
     edge.lead_to(stack)
     releases.switch(stack.root, stack.release)
