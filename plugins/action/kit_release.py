@@ -36,8 +36,8 @@ class ActionModule(KitAction):
     ``started`` (first part of the release's id, the same on all hosts; empty: now), ``restarts`` (services that may be
     made anew although that leaves a gap), ``backup`` (whether the database is backed up first), ``restore`` (whether
     that undoes a migration that failed); ``rollback`` instead of a rendered release: the id to go back to, empty for
-    the last good one. For ``finish``: ``problems`` (what was found on any host; empty ones are none), ``keep`` (how
-    many releases stay).
+    the last good one. For ``switch``: ``batch`` (hosts whose turn it is; none: all), ``problems`` (what was found on
+    any host; empty ones are none). For ``finish``: ``problems``, ``keep`` (how many releases stay).
     """
 
     _VALID_ARGS = frozenset(
@@ -54,7 +54,7 @@ class ActionModule(KitAction):
             "restore",
             "rollback",
         }
-        | {"problems", "keep"}
+        | {"problems", "keep", "batch"}
     )
 
     def work(self) -> dict[str, Any]:
@@ -81,6 +81,11 @@ class ActionModule(KitAction):
         if phase == "after":
             return self._after()
         if phase == "switch":
+            batch = self._task.args.get("batch")
+            if batch and self.variables["inventory_hostname"] not in batch:
+                return self.variables.get(SWITCHED) or {"changed": False}
+            if any(self._task.args.get("problems", ())):
+                return {"changed": False, "message": "not switched: the release failed elsewhere, and all go back"}
             told = self._call({"phase": phase})
             if told.get("failed"):
                 # Not a failure yet: the other hosts must hear of it, and go back too.

@@ -1,4 +1,4 @@
-"""Write build/<env>/result.json at the end of a playbook, and end a plan with its verdict."""
+"""Write build/<env>/result.json at the end of a playbook; end a plan with its verdict, a deploy with its summary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ name: kit_result
 type: aggregate
 short_description: The result of a playbook as a file
 description:
-  - Writes C(build/<env>/result.json), and after a plan C(build/<env>/plan.json), for pipelines; prints the plan.
+  - Writes C(build/<env>/result.json), and after a plan C(build/<env>/plan.json), for pipelines; prints the plan, or the
+    summary of a deploy or rollback.
   - Check mode writes nothing.
 """
 
@@ -104,5 +105,5 @@ class CallbackModule(CallbackBase):
             if not entry.ok and not told["failures"] and not told["unreachable"]:
                 self._outcome.rescued(name)
         self._outcome.write()
-        for line in self._outcome.plan_lines():
+        for line in self._outcome.plan_lines() + self._outcome.closing_lines():
             self._display.display(line)

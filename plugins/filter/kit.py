@@ -118,6 +118,24 @@ def kit_smoke_passed(folder: str) -> bool:
     return smoke.last_was_good(Path(folder))
 
 
+def kit_batches(hosts: Sequence[str], size: str | int) -> list[list[str]]:
+    """Divide hosts into batches.
+
+    Args:
+        hosts: their names.
+        size: hosts in each, as a number or in percent of all, as Ansible's ``serial``.
+    """
+    text = str(size).strip()
+    number = text.removesuffix("%")
+    if not number.isdecimal() or int(number) == 0:
+        raise AnsibleFilterError(
+            f"release_serial is {text!r}, and stands for no number of hosts.\n"
+            "Next: set it to a number such as 2, or to a share such as 25%"
+        )
+    each = max(1, len(hosts) * int(number) // 100) if text.endswith("%") else int(number)
+    return [list(hosts[first : first + each]) for first in range(0, len(hosts), each)]
+
+
 def kit_database_volume(name: str, env: str) -> str:
     """Name the database's volume on the host."""
     return services.database_volume(services.project_name(name, env), env)
@@ -130,6 +148,7 @@ class FilterModule:
         """Offer the filters by name."""
         return {
             "kit_at_version": kit_at_version,
+            "kit_batches": kit_batches,
             "kit_certificate_stands": kit_certificate_stands,
             "kit_database_volume": kit_database_volume,
             "kit_delivered_images": kit_delivered_images,

@@ -192,6 +192,36 @@ def test_one_hosts_smoke_gate_leads_all_back(three: Three) -> None:
     assert three.answers() == ["third migrations"] * 3
 
 
+def test_one_host_at_a_time_each_judged_before_the_next(three: Three) -> None:
+    three.change("fourth")
+    said = three.make("deploy", "ARGS='-e release_serial=1'")
+    # A gate for each, and one for all.
+    assert len(re.findall(r"smoke gate: ", said)) == 4
+    assert three.answers() == ["fourth migrations"] * 3
+    assert len(set(three.releases())) == 1
+    summary = [
+        line.split() for line in said.splitlines() if re.match(rf"({'|'.join(h.name for h in three.hosts)}) +20", line)
+    ]
+    assert [(line[1], line[2]) for line in summary] == [(release, "serves") for release in three.releases()]
+
+
+def test_a_batch_that_fails_leads_those_before_it_back_and_the_next_is_not_switched(three: Three) -> None:
+    _, broken, last = three.hosts
+    releases = three.releases()
+    three.change("fifth")
+    with three.different(broken, smoke_address="127.0.0.9"):
+        said = three.make("deploy", "ARGS='-e release_serial=34%'", check=False)
+    assert "smoke gate failed" in said
+    assert three.releases() == releases
+    assert three.answers() == ["fourth migrations"] * 3
+    steps = {host.name: host.run(f"cat $(ls -t {ROOT}/records/*.journal | head -1)").stdout for host in three.hosts}
+    # On the last one it was prepared alone, and the earlier release brought up again.
+    assert [steps[host.name].count('"step": "switch", "event": "begin"') for host in three.hosts] == [1, 1, 0]
+    assert "--- deploy: switch" not in last.run(f"sudo cat $(ls -t {ROOT}/records/*.log | head -1)").stdout
+    three.make("deploy")
+    assert three.answers() == ["fifth migrations"] * 3
+
+
 def test_a_second_run_changes_nothing_and_keeps_a_certificate_that_was_given(three: Three) -> None:
     first, *_ = three.hosts
     one = issue([DOMAIN], authorities())

@@ -114,3 +114,36 @@ def test_each_task_is_told_with_its_seconds(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "result.json").read_text())["steps"]
     assert [one["step"] for one in told] == ["Judge", "Release"]
     assert all(one["seconds"] >= 0 for one in told)
+
+
+RECORD = {
+    "id": "20260101T000000Z-abc",
+    "migrations": ["app.0002"],
+    "backup": {"id": "20260101T000001Z-b", "level": "read"},
+}
+
+
+def test_a_deploy_ends_with_a_line_for_each_host_and_the_next_command(tmp_path: Path) -> None:
+    run = outcome(tmp_path)
+    run.done("web1", {"record": RECORD, "seconds": {"migrate": 1.5, "start": 2.0}})
+    run.done("web1", {"record": RECORD, "seconds": {"switch": 0.1}})
+    run.done("web2", {"release": "20260101T000000Z-abc", "changed": False})
+    run.hosts["web1"].changed = True
+    assert run.closing_lines() == [
+        "host  release               outcome     seconds  migrations  backup",
+        "web1  20260101T000000Z-abc  serves      3.6      1           20260101T000001Z-b, read",
+        "web2  20260101T000000Z-abc  up to date  0.0      0           -",
+        "Next: make status ENV=prod",
+    ]
+
+
+def test_one_that_failed_ends_with_what_its_message_says_to_type(tmp_path: Path) -> None:
+    run = outcome(tmp_path)
+    run.done("web1", {"record": RECORD, "seconds": {"migrate": 1.5}})
+    run.failed(
+        "web1", "Release", {"msg": "It does not get ready.\nNext: mend the project\nStep: healthy", "code": "not_ready"}
+    )
+    lines = run.closing_lines()
+    assert lines[1].split()[:4] == ["web1", "20260101T000000Z-abc", "not_ready", "1.5"]
+    assert lines[-1] == "Next: mend the project"
+    assert outcome(tmp_path, "render").closing_lines() == []

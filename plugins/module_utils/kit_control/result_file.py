@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kit_engine.report import columns
+
 RESULT, PLAN = "result.json", "plan.json"
 SCHEMA = 1
 GOOD = "ok"
@@ -25,6 +27,9 @@ class HostResult:
     release: str = ""
     changed: bool = False
     plan: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    remedy: str = ""
 
 
 class Outcome:
@@ -68,6 +73,10 @@ class Outcome:
             entry.release = told["release"]
         if isinstance(told.get("plan"), dict):
             entry.plan = told["plan"]
+        if isinstance(told.get("record"), dict):
+            entry.record = told["record"]
+        if isinstance(told.get("seconds"), dict):
+            entry.seconds += sum(told["seconds"].values())
 
     def failed(self, host: str, task: str, told: Mapping[str, Any], *, unreachable: bool = False) -> None:
         """Take what a task told that failed; the first failure of all is the run's.
@@ -79,8 +88,13 @@ class Outcome:
             unreachable: whether the host could not even be reached.
         """
         code = str(told.get("code") or ("unreachable" if unreachable else "timeout" if "timedout" in told else "task"))
-        message = _first(str(told.get("msg") or ""))
-        self.hosts[host] = HostResult(False, code, task, message, changed=self.hosts.get(host, HostResult()).changed)
+        text = str(told.get("msg") or "")
+        known = self.hosts.get(host, HostResult())
+        remedy = next((line[6:] for line in text.splitlines() if line.startswith("Next: ")), "")
+        self.hosts[host] = HostResult(
+            False, code, task, _first(text), changed=known.changed, record=known.record, seconds=known.seconds,
+            remedy=remedy,
+        )  # fmt: skip
         self._code = code if self._code == GOOD else self._code
 
     def rescued(self, host: str) -> None:
@@ -134,6 +148,25 @@ class Outcome:
             lines += [f"{name}: {line}" if number == 0 else line for number, line in enumerate(self._block(name))]
             lines.append("")
         return [*lines, str(plan["verdict"])]
+
+    def closing_lines(self) -> list[str]:
+        """Sum a deploy or rollback up for people: a line for each host, and last the command to type next."""
+        if self.playbook not in ("deploy", "rollback") or not self.hosts:
+            return []
+        rows = [("host", "release", "outcome", "seconds", "migrations", "backup")]
+        for host, entry in self.hosts.items():
+            record, backup = entry.record, entry.record.get("backup") or {}
+            outcome = entry.code if not entry.ok else "serves" if entry.changed else "up to date"
+            saved = f"{backup['id']}, {backup['level']}" if backup else "-"
+            ours = self.playbook == "deploy"
+            rows.append(
+                (host, str(record.get("id") or entry.release or "-"), outcome, f"{entry.seconds:.1f}",
+                 str(len(record.get("migrations", ()))) if ours else "-", saved if ours else "-")
+            )  # fmt: skip
+        failed = next((entry for entry in self.hosts.values() if not entry.ok), None)
+        env = "" if self.env == "local" else f" ENV={self.env}"
+        remedy = failed.remedy if failed else f"make {'status' if env else 'ps'}{env}"
+        return [*columns(rows), *([f"Next: {remedy}"] if remedy else [])]
 
     def write(self) -> None:
         """Write the files."""
