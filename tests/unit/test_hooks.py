@@ -18,7 +18,7 @@ import pytest
 import yaml
 from kit_control import hooks, manifest
 from kit_control.errors import KitError
-from kit_engine.hooks import MASK, masked
+from kit_engine.masking import MASK, masked
 from support.kit import FIXTURE, ROOT
 
 RECORD = {"id": "20260101T000000Z-0123456", "env": "prod", "state": "live"}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kit_engine.command import readable, tail
-from kit_engine.hooks import masked
+from kit_engine.masking import masked
 
 from kit_control.errors import KitError
 from kit_control.manifest import Manifest

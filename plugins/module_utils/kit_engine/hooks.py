@@ -7,11 +7,9 @@ control node are run there (kit_control/hooks.py).
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from dataclasses import asdict
 
-from kit_engine import command, release_commands, releases
+from kit_engine import command, masking, release_commands, releases
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.pending import DEPLOY
@@ -23,9 +21,6 @@ BEFORE_BACKUP, BEFORE_MIGRATE = "before_backup", "before_migrate"
 AFTER_SWITCH, AFTER_FAILURE = "after_switch", "after_failure"
 # The step that they are after a switch.
 STEP = "hooks"
-MASK = "********"
-# A shorter one would stand in many an innocent word.
-_SHORTEST_SECRET = 4
 
 
 def steps(docker: Docker) -> tuple[str, ...]:
@@ -79,20 +74,6 @@ def told(record: Record, moment: str, kind: str) -> str:
     return json.dumps({**asdict(record), "hook": moment, "kind": kind}, ensure_ascii=False) + "\n"
 
 
-def masked(text: str, secrets: Sequence[str]) -> str:
-    """Replace secret values in what a program said.
-
-    Args:
-        text: its words.
-        secrets: the values; of a list or a text of several lines each part as well.
-    """
-    parts = {part for value in secrets for part in (value, *re.split(r"[,\n]", value))}
-    for part in sorted({one.strip() for one in parts}, key=len, reverse=True):
-        if len(part) >= _SHORTEST_SECRET:
-            text = text.replace(part, MASK)
-    return text
-
-
 def _problem(docker: Docker, moment: str, number: int, hook: Hook, text: str) -> str:
     """Run one; what went wrong, or nothing."""
     name = f"Hook {moment}[{number}] `{command.readable(hook.command)}`"
@@ -104,13 +85,4 @@ def _problem(docker: Docker, moment: str, number: int, hook: Hook, text: str) ->
         return f"{name} could not be run: {error.problem}"
     if not done.code:
         return ""
-    return f"{name} ended with {done.code}:\n{command.tail(masked(done.out + done.err, _secrets(docker)))}"
-
-
-def _secrets(docker: Docker) -> list[str]:
-    """Values that the container had, as files or in its environment."""
-    stack = docker.stack
-    files = [path for path in (stack.bundle / "secrets").glob("*") if path.is_file()]
-    environment = docker.configuration["services"][stack.web].get("environment") or {}
-    values = [path.read_text(encoding="utf-8", errors="replace") for path in files]
-    return values + [str(environment[name]) for name in stack.secret_variables if environment.get(name)]
+    return f"{name} ended with {done.code}:\n{command.tail(masking.of(docker)(done.out + done.err))}"

@@ -7,14 +7,11 @@ before it.
 from __future__ import annotations
 
 import json
-import os
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
 from kit_engine import releases
-from kit_engine.report import Report
 
 NAME = "pending.json"
 DEPLOY, ROLLBACK, RESTORE = "deploy", "rollback", "restore"
@@ -52,25 +49,6 @@ def end(root: Path) -> None:
     """Note that all of it is done, or undone."""
     _path(root).unlink(missing_ok=True)
     releases.sync_folder(root / releases.RECORDS)
-
-
-def follow(root: Path, release: str, report: Report) -> None:
-    """Have each step noted beside the release's record as it begins and as it ends, on the disk before it acts.
-
-    Args:
-        root: the deploy root.
-        release: id of the release.
-        report: tells of the steps.
-    """
-    path = root / releases.RECORDS / f"{release}.journal"
-
-    def note(step: str, event: str) -> None:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), "step": step, "event": event}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    report.note = note
 
 
 def _path(root: Path) -> Path:

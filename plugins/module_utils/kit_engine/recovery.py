@@ -39,7 +39,7 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
     if found is None:
         return ""
     report = report or Report("recover", as_json=False, stream=StringIO())
-    apart = Report("recover", as_json=False, stream=report.stream)
+    apart = report.apart("recover")
     report.say(f"    the {found.kind} of release {found.id} was cut off; the host is made whole first")
     switched = releases.current(root) == found.id
     if found.kind == RESTORE:
@@ -88,7 +88,7 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
     if not under_way.previous:
         pending.end(root)
         return "\nThere is no earlier release to go back to; this one was left as it is."
-    apart = Report("go back", as_json=False, stream=report.stream)
+    apart = report.apart("go back")
     report.say(f"    going back to release {under_way.previous}")
     _serve(root, under_way.previous, apart)
     pending.end(root)

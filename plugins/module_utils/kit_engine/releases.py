@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Optional
 
@@ -18,6 +18,16 @@ from kit_engine.stack import CURRENT
 
 FOLDER, RECORDS = "releases", "records"
 SCHEMA = 1
+STATES = ("running", "live", "good", "failed", "rolled_back", "abandoned")
+# What each type that Record names asks of a JSON value, and of those inside it.
+_KINDS: Mapping[str, tuple[type, Optional[tuple[type, ...]]]] = {
+    "str": (str, None),
+    "bool": (bool, None),
+    "int": (int, None),
+    "list[str]": (list, (str,)),
+    "dict[str, float]": (dict, (int, float)),
+    "dict[str, Any]": (dict, None),
+}
 
 
 @dataclass
@@ -37,7 +47,7 @@ class Record:
         backup: of the database, made before them: its ``id``, ``bytes`` and ``level`` of verification.
         gaps: seconds that a service was away, by its name.
         previous: id of the release that served before it.
-        state: ``running live good failed rolled_back abandoned``; live: it serves, and its smoke gate is still to come.
+        state: one of :data:`STATES`; live: it serves, and its smoke gate is still to come.
         reason: why it failed, or was left.
         warnings: what went wrong and did not matter to the release, such as a hook after it.
     """
@@ -115,10 +125,16 @@ def switch(root: Path, release: str) -> None:
 
 
 def write(root: Path, record: Record) -> None:
-    """Replace a release's record atomically."""
+    """Replace a release's record atomically.
+
+    Raises:
+        ValueError: it is none; a mistake of ours.
+    """
     folder = root / RECORDS
+    told = asdict(record)
+    _record(told)
     _make(folder, 0o755)
-    replace(folder / f"{record.id}.json", json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n")
+    replace(folder / f"{record.id}.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
 
 
 def replace(path: Path, text: str) -> None:
@@ -133,12 +149,44 @@ def replace(path: Path, text: str) -> None:
 
 
 def read(root: Path, release: str) -> Optional[Record]:
-    """Read a release's record; None where there is none that can be read."""
+    """Read a release's record; None where there is none, or what is there is not one."""
     try:
-        data: Mapping[str, Any] = json.loads((root / RECORDS / f"{release}.json").read_text(encoding="utf-8"))
-        return Record(**data)
-    except (OSError, ValueError, TypeError):
+        return load(root / RECORDS / f"{release}.json")
+    except (OSError, ValueError):
         return None
+
+
+def load(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it holds something else; says what.
+    """
+    record = _record(json.loads(path.read_text(encoding="utf-8")))
+    if record.id != path.stem:
+        raise ValueError(f"id is {record.id}")
+    return record
+
+
+def _record(told: object) -> Record:
+    """Check what a record holds, key by key; raises ValueError."""
+    if not isinstance(told, dict):
+        raise ValueError("not an object")
+    known = {one.name: str(one.type) for one in fields(Record)}
+    if told.get("schema") != SCHEMA:
+        raise ValueError(f"schema is {told.get('schema')!r}, not {SCHEMA}")
+    for name, value in told.items():
+        if name not in known:
+            raise ValueError(f"{name!r} is not known")
+        kind, inside = _KINDS[known[name]]
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        # In Python a bool is an int, and in JSON not.
+        if type(value) is not kind or (inside and not all(type(part) in inside for part in parts)):
+            raise ValueError(f"{name!r} is {value!r}, not {known[name]}")
+    if not told.get("id") or told.get("state") not in STATES:
+        raise ValueError(f"id is {told.get('id')!r}, state {told.get('state')!r}")
+    return Record(**told)
 
 
 def now() -> str:

@@ -25,6 +25,7 @@ from kit_engine import (
     restore,
     retention,
     rollout,
+    runlog,
     verbs,
 )
 from kit_engine import stack as stacks
@@ -74,8 +75,10 @@ def rollback_verb(_docker: Docker, arguments: argparse.Namespace) -> None:
 
 def releases_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     """List the releases."""
-    rows = retention.rows(docker.stack.root)
-    arguments.report.done({"changed": False, "releases": rows}, retention.table(rows))
+    root = docker.stack.root
+    rows, unreadable = retention.rows(root), retention.unreadable(root)
+    lines = [retention.table(rows), *(f"not a record: {one}" for one in unreadable)]
+    arguments.report.done({"changed": False, "releases": rows, "unreadable": unreadable}, "\n".join(lines))
 
 
 def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
@@ -104,7 +107,7 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
     before = record.state
     record.state, record.image_id, record.previous = "running", image_id(record.image), under_way.previous
     releases.write(root, record)
-    pending.follow(root, given, report)
+    runlog.follow(docker, report, f"{DEPLOY}: prepare, by {record.who}")
     wanted = Wanted(frozenset(asked.get("restarts", ())), bool(asked.get("backup")))
     done = Prepared()
     try:
@@ -148,7 +151,7 @@ def _undo(old: Docker, report: Report, record: Record) -> str:
     found = next((one for one in backup.listed(old.stack.root) if one["id"] == backup_id), None)
     if found is None:
         return recovery.what_stays(old.stack, record)
-    apart = Report("restore", as_json=False, stream=report.stream)
+    apart = report.apart("restore")
     told = restore.restore(old, apart, found)
     return (
         f"\nBackup {backup_id} was restored (release_restore_on_failed_migration): what was written since it was made "
@@ -168,7 +171,7 @@ def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
         )
     under_way = Pending(target.id, ROLLBACK, served)
     pending.begin(root, under_way)
-    pending.follow(root, target.id, report)
+    runlog.follow(docker, report, f"{ROLLBACK}: prepare, from {served}")
     try:
         if docker.stack.rolls:
             wanted = Wanted(commands=False)
@@ -187,7 +190,7 @@ def _switch(root: Path, report: Report, *, quiet: bool = False) -> None:
     under_way = _under_way(root)
     docker = recovery.docker_of(root, under_way.id)
     old = recovery.docker_of(root, under_way.previous) if under_way.previous else None
-    pending.follow(root, under_way.id, report)
+    runlog.follow(docker, report, f"{under_way.kind}: switch")
     changes: dict[str, Any] = {"changed": True}
     record = releases.read(root, under_way.id)
     try:
@@ -226,9 +229,11 @@ def _finish(root: Path, report: Report, problem: str, keep: int, warnings: Seque
     if noted:
         noted.warnings += warnings
         releases.write(root, noted)
+    docker = recovery.docker_of(root, under_way.id)
+    runlog.follow(docker, report, f"{under_way.kind}: finish")
     if problem:
         serves = _go_back(root, under_way, report, problem)
-        raise EngineError("smoke", f"{problem}{serves}", recovery.docker_of(root, under_way.id).stack.make("releases"))
+        raise EngineError("smoke", f"{problem}{serves}", docker.stack.make("releases"))
     if under_way.kind == ROLLBACK:
         _leave(root, under_way)
     record = releases.read(root, under_way.id)
@@ -238,7 +243,9 @@ def _finish(root: Path, report: Report, problem: str, keep: int, warnings: Seque
     pending.end(root)
     removed = retention.prune(root, keep)
     text = f"release {under_way.id} is good" + (f"; removed {', '.join(removed)}" if removed else "")
-    report.done({"changed": True, "release": under_way.id, "removed": removed, "message": text}, text)
+    report.log(f"{text}\n")
+    told = {"changed": True, "release": under_way.id, "removed": removed, "record": _told(root, under_way)}
+    report.done({**told, "message": text}, text)
 
 
 def _go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str:

@@ -181,7 +181,7 @@ def _swap(docker: Docker, server: Container, wanted: Database, new: str, kept: s
 
 def _go_on(docker: Docker, report: Report) -> None:
     """Have the app serve again, whatever database bears the name now."""
-    apart = Report("restore", as_json=False, stream=report.stream)
+    apart = report.apart("restore")
     recovery.serve(docker, apart)
     pending.end(docker.stack.root)
 

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import command, pending, releases
+from kit_engine import command, pending, releases, runlog
 from kit_engine.docker import image_id
 from kit_engine.errors import EngineError
 from kit_engine.releases import Record
+from kit_engine.report import columns
 
 # Records are small and tell what happened; the bundles and images that they speak of go earlier.
 KEPT_RECORDS = 100
@@ -19,9 +20,7 @@ KEPT_RECORDS = 100
 
 def records(root: Path) -> list[Record]:
     """Read the records of all releases, the newest first."""
-    folder = root / releases.RECORDS
-    ids = [path.stem for path in folder.glob("[0-9]*Z-*.json")]
-    found = [record for record in (releases.read(root, one) for one in ids) if record]
+    found = [record for record in (releases.read(root, path.stem) for path in _paths(root)) if record]
     return sorted(found, key=lambda record: (record.started, record.id), reverse=True)
 
 
@@ -102,8 +101,8 @@ def prune(root: Path, keep: int) -> list[str]:
             command.run(["docker", "image", "rm", row.image])
     for row in rows[KEPT_RECORDS:]:
         if row.id not in kept:
-            for suffix in ("json", "journal"):
-                (root / releases.RECORDS / f"{row.id}.{suffix}").unlink(missing_ok=True)
+            for kind in ("json", runlog.JOURNAL, runlog.LOG):
+                runlog.path_of(root, row.id, kind).unlink(missing_ok=True)
     return gone
 
 
@@ -119,6 +118,17 @@ def rows(root: Path) -> list[dict[str, Any]]:
     return told
 
 
+def unreadable(root: Path) -> list[str]:
+    """Name the records that are none, and why: their releases are left alone, and nothing goes back to them."""
+    told = []
+    for path in _paths(root):
+        try:
+            releases.load(path)
+        except (OSError, ValueError) as error:
+            told.append(f"{path}: {error}")
+    return told
+
+
 def table(told: Sequence[dict[str, Any]]) -> str:
     """Write the list for people."""
     if not told:
@@ -131,8 +141,11 @@ def table(told: Sequence[dict[str, Any]]) -> str:
             ("*" if row["serves"] else "", row["id"], row["ref"] or "-", row["who"], row["started"],
              f"{sum(row['seconds'].values()):.1f}", row["state"], backup, f"{row['bytes'] / 1024:.0f} KiB")
         )  # fmt: skip
-    widths = [max(len(line[number]) for line in lines) for number in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return "\n".join(columns(lines))
+
+
+def _paths(root: Path) -> list[Path]:
+    return sorted((root / releases.RECORDS).glob("[0-9]*Z-*.json"))
 
 
 def _lacking(root: Path, record: Record) -> str:
