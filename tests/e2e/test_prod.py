@@ -145,6 +145,47 @@ def test_a_rollback_is_one_command_and_the_next_deploy_another_release(deployed:
     assert deployed.containers()["nginx"] == before["nginx"]
 
 
+def test_the_hosts_own_script_does_the_same_and_leaves_the_same_records(deployed: Story) -> None:
+    page = deployed.kit.path / "app/templates/landing.html"
+    left: list[dict[str, object]] = []
+    for way in ("make", "script"):
+
+        def do(verb: str, *settings: str, way: str = way) -> None:
+            if way == "make":
+                deployed.make(verb, *settings)
+            else:
+                # In words: restore latest --confirm prod.
+                words = " ".join(one.replace("CONFIRM=", "--confirm ").removeprefix("BACKUP=") for one in settings)
+                deployed.host.run(f"cd {ROOT} && sudo ./docker-manage.sh prod {verb} {words}", timeout=300)
+
+        page.write_text(page.read_text() + f"<!-- {way} -->\n")
+        deployed.kit.commit(f"change it for {way}")
+        deployed.make("deploy")
+        release = deployed.release()
+        do("rollback")
+        do("backup")
+        do("restore", "BACKUP=latest", "CONFIRM=prod")
+        serves = deployed.release()
+        record = json.loads(deployed.host.run(f"cat {ROOT}/records/{release}.json").stdout)
+        journal = deployed.host.run(f"cat {ROOT}/records/{serves}.journal").stdout.splitlines()
+        backup = deployed.host.run(f"sudo cat $(sudo ls -dt {ROOT}/shared/backups/2* | head -1)/manifest.json").stdout
+        left.append(
+            {
+                "record": sorted(record),
+                "state": record["state"],
+                "reason": record["reason"].replace(serves, "<id>").rpartition(" at ")[0],
+                "steps": [(one["step"], one["event"]) for one in map(json.loads, journal)][-12:],
+                "backup": sorted(json.loads(backup)),
+                "level": json.loads(backup)["level"],
+                "pending": deployed.host.run(f"ls {ROOT}/records").stdout.count("pending"),
+            }
+        )
+    assert left[0] == left[1]
+    assert left[0]["state"] == "rolled_back"
+    assert left[0]["pending"] == 0
+    deployed.make("deploy")
+
+
 def test_what_the_smoke_gate_finds_leads_back_to_the_release_before(deployed: Story) -> None:
     before, release = deployed.containers(), deployed.release()
     urls = deployed.kit.path / "app/config/urls.py"
