@@ -16,8 +16,8 @@ from pathlib import Path
 from bench.figures import UnfitError, rate
 from bench.stack import BARE_PORT, GUNICORN_PORT, ROOT, SITE, Stack
 
-ROUNDS = 3
-SECONDS, MOST_REQUESTS, AT_ONCE = 6, 60_000, 16
+ROUNDS = 5
+SECONDS, MOST_REQUESTS, AT_ONCE = 5, 60_000, 16
 # Closed connections hold their ports for a minute; with these few left, a run does not feel those of the one before.
 FEW_CLOSED, LONGEST_REST, SHORTEST_REST = 100, 70.0, 3.0
 STATIC_ROOT, VIEW = "/var/app/static", "/health/live"

@@ -12,9 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from docker.utils.build import exclude_paths
-
 from kit_control import source_version
+from kit_control.dockerignore import exclude_paths
 from kit_control.errors import KitError
 from kit_control.manifest import Manifest, load
 from kit_control.settings import APP_UID, IMAGE_STATIC
