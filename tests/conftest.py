@@ -28,12 +28,13 @@ STORIES = (
         "integration/test_at_once.py",
     ),
     ("integration/test_release_recovery.py", "integration/test_restore.py", "integration/test_external.py"),
+    ("faults/test_slice.py", "integration/test_many_releases.py", "integration/test_worker_handover.py"),
 )
 HERE = Path(__file__).parent
 
 
 # Longest first, so that no process ends with a long file while the others have nothing left.
-ORDER = ("e2e", "roles", "testbed", "integration", "render", "structure", "unit")
+ORDER = ("e2e", "faults", "roles", "testbed", "integration", "render", "structure", "unit")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -86,6 +86,7 @@ class Bed:
         self.make(target, more, check=check)
         took = time.monotonic() - begun
         self.seconds.setdefault(scenario, []).append(took)
+        print(f"{scenario}: {target} {took:.1f} s", flush=True)
         return took
 
     @contextmanager
@@ -96,7 +97,8 @@ class Bed:
             time.sleep(1)
             yield traffic
             time.sleep(1)
-        self.told[scenario] = summary(read(log))
+        self.told[scenario] = told = summary(read(log))
+        print(f"{scenario}: {told.count} requests, {len(told.failed)} failed", flush=True)
 
     def given_up_after(self) -> float:
         """Seconds between the first step that waits for a new container and its failure, by the newest journal."""

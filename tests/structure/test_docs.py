@@ -48,3 +48,13 @@ def test_every_make_target_of_the_docs_exists() -> None:
             words = next(filter(None, line)).split()[1:]
             targets = [word for word in words if re.fullmatch(r"[a-z][a-z-]+", word)]
             assert set(targets[:1]) <= known, f"{path.name}: {line}"
+
+
+def test_every_test_that_a_story_names_exists() -> None:
+    told = (ROOT / "docs/FAULTS.md").read_text().partition("## What went wrong elsewhere")[2]
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", told)
+    assert len(named) > 20
+    for file, name in named:
+        found = [path.read_text() for path in (ROOT / "tests").rglob(file)]
+        assert found, file
+        assert not name or any(f"def test_{name}(" in text for text in found), f"{file}::{name}"

@@ -93,6 +93,9 @@ class Traffic:
     def __init__(self, port: int, host: str, rate: float, get: str, post: str) -> None:
         self.port, self.host, self.rate, self.paths = port, host, rate, (("GET", get), ("POST", post))
         self.requests: list[Request] = []
+        # One for all: to make it reads the machine's authorities, which takes as long as many requests.
+        self._context = ssl.create_default_context()
+        self._context.check_hostname, self._context.verify_mode = False, ssl.CERT_NONE
         self._ends = threading.Event()
         self._slow: list[threading.Thread] = []
 
@@ -161,12 +164,10 @@ class Traffic:
         return connection
 
     def _connect(self) -> HTTPSConnection:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connection = HTTPSConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sock = context.wrap_socket(plain, server_hostname=self.host)
+        connection.sock = self._context.wrap_socket(plain, server_hostname=self.host)
         return connection
 
 

@@ -156,6 +156,13 @@ def test_a_mistake_names_place_finding_and_what_is_allowed(
     assert f"Next: Edit {project}/deploy.yml" in message
 
 
+def test_an_app_without_a_readiness_path_is_refused(project: Path) -> None:
+    said = problem_of(project, VALID.replace("health: {ready: /up}\n", "health: {live: /up}\n"))
+    assert "health" in said
+    assert "ready" in said
+    assert "health" in problem_of(project, VALID.replace("health: {ready: /up}\n", ""))
+
+
 def test_bad_yaml_names_line_and_column(project: Path) -> None:
     assert f"{project}/deploy.yml:2:9: this is not valid YAML" in problem_of(project, "a: 1\nb: [1, 2}\n")
 

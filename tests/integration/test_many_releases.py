@@ -1,0 +1,89 @@
+"""What stays of many releases: as much as after a few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from kit_engine import app_image
+from support.engine import base_image
+from support.engine_stack import docker
+from support.host_releases import HostReleases, demand_whole
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+DEPLOYS, KEEP = 20, 3
+
+
+def lines(*words: str) -> list[str]:
+    """What a command of Docker's prints, line by line."""
+    return docker(*words).splitlines()
+
+
+def test_images_and_releases_are_bounded_and_volumes_stay(host: HostReleases) -> None:
+    label = f"label=com.docker.compose.project={host.project}"
+    volumes = lines("volume", "ls", "--quiet", "--filter", label)
+    text = ""
+    for number in range(DEPLOYS):
+        text = f"deploy {number}"
+        told = host.deploy(host.version(text), keep=KEEP)
+        assert told.code == 0, told.err
+        if number % 5 == 4:
+            # Nothing to do: it removes nothing either.
+            before = sorted(path.name for path in (host.root / "releases").iterdir())
+            assert host.deploy(None, keep=KEEP).code == 0
+            assert sorted(path.name for path in (host.root / "releases").iterdir()) == before
+    # The one that serves, and the last good ones before it.
+    kept = sorted(path.name for path in (host.root / "releases").iterdir())
+    assert len(kept) == KEEP + 1
+    assert len(lines("image", "ls", "--format", "{{.Tag}}", host.name)) == KEEP + 1
+    assert lines("volume", "ls", "--quiet", "--filter", label) == volumes
+    demand_whole(host, host.current, text)
+    # What is left is whole: there is a way back over each of them.
+    for number in range(KEEP):
+        told = host.rollback()
+        assert told.code == 0, told.err
+        assert host.ask("/version") == f"deploy {DEPLOYS - 2 - number}"
+
+
+def test_failed_ones_push_no_good_one_out(host: HostReleases) -> None:
+    serving = host.current
+    left = host.rollback()
+    assert left.code == 0, left.err
+    assert host.rollback(serving).code == 0
+    good = sorted(path.name for path in (host.root / "releases").iterdir())
+    broken = host.version("broken", migrate="raise SystemExit('no such column')")
+    for _ in range(KEEP + 2):
+        assert host.deploy(broken, keep=1).code == 1
+    assert host.deploy(None, keep=KEEP).code == 0
+    assert set(good) <= {path.name for path in (host.root / "releases").iterdir()}
+    # From what is here: its image is asked of nobody.
+    told = host.rollback()
+    assert told.code == 0, told.err
+    assert host.record(host.current)["state"] == "good"
+    assert host.current != serving
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """Name of a project whose images are removed."""
+    made = f"kit_test_{uuid4().hex[:8]}"
+    yield made
+    for one in lines("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", made):
+        docker("image", "rm", "--force", one)
+
+
+def test_a_machine_that_only_builds_keeps_a_few_of_each_kind(name: str) -> None:
+    others = [f"{name}:local-0123456789ab", f"{name}-other:release-0123456789ab"]
+    try:
+        made = [f"{name}:release-{number:012x}" for number in range(app_image.KEPT_IMAGES + 3)]
+        for one in [*made, *others]:
+            docker("tag", base_image("redis"), one)
+        gone = app_image.drop_older(made[0])
+        left = lines("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={name}*")
+        assert len(gone) == 3
+        assert made[0] in left
+        assert set(left) == {*made, *others} - set(gone)
+    finally:
+        docker("image", "rm", others[1])
