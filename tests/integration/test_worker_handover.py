@@ -13,7 +13,7 @@ from support.host_releases import MIGRATE, HostReleases, Version
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 JOB_SECONDS, PATIENCE_SECONDS = 4, 60.0
-WORKER = f"""
+WORKER = """
 import os, signal, time
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_settings")
 import django
@@ -29,12 +29,12 @@ while not ends:
             [os.environ["RELEASE"]],
         )
         job = cursor.fetchone()
-        end = time.monotonic() + ({JOB_SECONDS} if job else 0.2)
+        end = time.monotonic() + (JOB_SECONDS if job else 0.2)
         while time.monotonic() < end:
             time.sleep(0.1)
         if job:
             cursor.execute("UPDATE kit_jobs SET ended = clock_timestamp() WHERE id = %s", job)
-"""
+""".replace("JOB_SECONDS", str(JOB_SECONDS))
 JOBS = """
 with connection.cursor() as cursor:
     cursor.execute("CREATE TABLE IF NOT EXISTS kit_jobs (id bigserial PRIMARY KEY, runs int NOT NULL DEFAULT 0, "
@@ -90,13 +90,13 @@ def test_each_job_ends_once_whoever_has_it(working: HostReleases, stops_first: b
     assert told.code == 0, told.err
     wait_for(host, "count(ended) = 6 FROM kit_jobs")
     assert sql(host, "SELECT min(runs), max(runs) FROM kit_jobs") == "1|1"
-    ours = f"FROM kit_jobs WHERE release = '{old}'"  # noqa: S608 - our own id
-    theirs = f"FROM kit_jobs WHERE release = '{host.current}'"  # noqa: S608 - our own id
+    ours = f"FROM kit_jobs WHERE release = '{old}'"
+    theirs = f"FROM kit_jobs WHERE release = '{host.current}'"
     assert sql(host, f"SELECT count(*) > 0 {ours}") == sql(host, f"SELECT count(*) > 0 {theirs}") == "t"
     # One after the other, and migrations where the manifest wants them.
     assert sql(host, f"SELECT (SELECT max(ended) {ours}) <= (SELECT min(began) {theirs})") == "t"
-    migrated_after = sql(host, f"SELECT (SELECT max(ended) {ours}) <= (SELECT at FROM kit_moments)")
-    assert migrated_after == ("t" if stops_first else "f")
+    migrated = f"(SELECT max(ended) {ours}) <= (SELECT at FROM kit_moments)"
+    assert sql(host, f"SELECT {migrated}") == ("t" if stops_first else "f")
     assert len(host.containers()["worker"]) == 1
 
 
