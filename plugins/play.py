@@ -3,6 +3,9 @@
 It loads a thousand modules that stay to the end, and looking for garbage among them is a sixth of its start: Python's
 collector begins with the first play instead (plugins/callback/kit_warm.py). Taking them apart in the end would take a
 tenth of a second: once all that is registered for the end was done, the process just ends.
+
+Ansible goes on for ever when whoever reads its output is gone, such as a pipeline that was ended: its own thread that
+tells of results has failed by then. Here it ends like any other program, and the hosts make themselves whole.
 """
 
 from __future__ import annotations
@@ -10,9 +13,23 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import select
+import signal
 import sys
+import threading
 
 gc.disable()
+
+
+def end_with_reader() -> None:
+    """End this process once nobody can read what it prints; a poll that waits for nothing tells of that alone."""
+    gone = select.poll()
+    gone.register(1, 0)
+    gone.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+threading.Thread(target=end_with_reader, daemon=True).start()
 # This folder holds no module of Ansible's.
 del sys.path[0]
 sys.argv[0] = "ansible-playbook"
