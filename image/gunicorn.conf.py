@@ -13,7 +13,7 @@ except ImportError:
     STOP_KEEPALIVE_LINGER = 0.0
 
 # As nginx/conf.d/default.conf.j2 has it.
-NGINX_KEEPS_SECONDS = 1.0
+NGINX_KEEPS_SECONDS = 0.2
 # Gunicorn's answer to "how many" is read from the host's processors, which say nothing about a container's share.
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")

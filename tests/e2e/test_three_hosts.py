@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from support import checkout, site
 from support.certificates import authorities, issue
 from support.checkout import Checkout, changed
+from support.engine_stack import docker
 from support.kit import FIXTURE
 from support.kit import ROOT as KIT
 from testbed.hosts import Host, borrowed
@@ -220,6 +222,35 @@ def test_a_batch_that_fails_leads_those_before_it_back_and_the_next_is_not_switc
     assert "--- deploy: switch" not in last.run(f"sudo cat $(ls -t {ROOT}/records/*.log | head -1)").stdout
     three.make("deploy")
     assert three.answers() == ["fifth migrations"] * 3
+
+
+def test_a_host_that_dies_in_the_switch_is_named_and_caught_up_by_the_next_run(three: Three) -> None:
+    first, dying, last = three.hosts
+    three.change("sixth")
+    dying.run("touch /tmp/before")
+    new = f"find {ROOT}/records -name '*.journal' -newer /tmp/before"
+    begun = '\'"switch", "event": "begin"\''
+    watch = f"until grep -qs {begun} $({new}) /dev/null; do sleep 0.01; done"
+    with ThreadPoolExecutor(1) as aside:
+        deploy = aside.submit(three.make, "deploy", check=False)
+        docker("exec", dying.name, "timeout", "240", "sh", "-c", watch)
+        docker("kill", dying.name)
+        said = deploy.result()
+    try:
+        told = three.result()
+        assert (told[dying.name]["ok"], told[dying.name]["code"]) == (False, "unreachable")
+        assert dying.name in said
+        # The others serve one release or the other, whole.
+        for host in (first, last):
+            status, body = site.ask(host.ports[443], "/up", host=DOMAIN)
+            assert status.status == 200, body
+    finally:
+        docker("start", dying.name)
+        dying.wait()
+    three.make("deploy", "WAIT=60")
+    assert three.answers() == ["sixth migrations"] * 3
+    assert len(set(three.releases())) == 1
+    assert [host.run(f"ls {ROOT}/records").stdout.count("pending") for host in three.hosts] == [0, 0, 0]
 
 
 def test_a_second_run_changes_nothing_and_keeps_a_certificate_that_was_given(three: Three) -> None:

@@ -77,12 +77,14 @@ def name() -> Iterator[str]:
 def test_a_machine_that_only_builds_keeps_a_few_of_each_kind(name: str) -> None:
     others = [f"{name}:local-0123456789ab", f"{name}-other:release-0123456789ab"]
     try:
-        made = [f"{name}:release-{number:012x}" for number in range(app_image.KEPT_IMAGES + 3)]
-        for one in [*made, *others]:
+        made = [f"{name}:release-{number:012x}" for number in range(2 * app_image.KEPT_IMAGES + 1)]
+        for one in [*made[1:], *others]:
             docker("tag", base_image("redis"), one)
+        assert app_image.drop_older(made[1]) == []
+        docker("tag", base_image("redis"), made[0])
         gone = app_image.drop_older(made[0])
         left = lines("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={name}*")
-        assert len(gone) == 3
+        assert len(gone) == len(made) - app_image.KEPT_IMAGES
         assert made[0] in left
         assert set(left) == {*made, *others} - set(gone)
     finally:

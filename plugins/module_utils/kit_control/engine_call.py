@@ -59,7 +59,7 @@ printf '%s  %s\\n' "$sum" "$3" | sha256sum --check --status 2> /dev/null || { ca
 HAS_PYTHON = f"""command -v "$python" > /dev/null || exit {_NO_PYTHON}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || exit {_OLD_PYTHON}
 """
-# On a host, with its files compiled beside it (engine_archive.MAIN); in a deploy root here they could be root's.
+# With its files compiled beside it (engine_archive.MAIN), but not in a deploy root here where they would be root's.
 _INSTALL = (
     "python=$1; engine=$2; sum=$3; set -e\n"
     + HAS_PYTHON
@@ -134,7 +134,8 @@ def call(
             root.mkdir(parents=True, exist_ok=True)
         done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)
         if done["rc"] == _OTHER_ENGINE:
-            installed = [python, str(engine), checksum if action.is_remote else ""]
+            compiled = checksum if action.is_remote or not action._task.become else ""
+            installed = [python, str(engine), compiled]
             demand(action, python, run(action, _INSTALL, installed, archive))
             brought = True
             done = _shown(action, _INSTALLED, [checksum, *arguments], progress, stdin)

@@ -72,13 +72,15 @@ def ensure(request: Request, context: IO[bytes], report: Report) -> dict[str, An
             labels=request.labels,
         )
         report.say(f"built {request.ref} in {time.monotonic() - started:.0f} s")
-        command.run(["docker", "builder", "prune", "--force", "--keep-storage", KEPT_CACHE], limit=PRUNE_SECONDS)
     image = {"ref": request.ref, "id": there or image_id(request.ref), "target": request.target}
     return {"changed": not there, "image": image}
 
 
 def drop_older(ref: str) -> list[str]:
-    """Remove the images that a newer one of the same project and target has replaced, but for the last few.
+    """Remove the images that newer ones of the same project and target have replaced, but for the last few.
+
+    Not at each build, which somebody waits for: when there are twice as many as stay. The engine's cache of builds is
+    bounded then, too.
 
     Args:
         ref: name of the newest, as :class:`Request` has it.
@@ -92,5 +94,8 @@ def drop_older(ref: str) -> list[str]:
     rows = sorted(
         (line for line in told.out.splitlines() if line.rpartition(" ")[2].startswith(f"{target}-")), reverse=True
     )
+    if len(rows) <= 2 * KEPT_IMAGES:
+        return []
+    command.run(["docker", "builder", "prune", "--force", "--keep-storage", KEPT_CACHE], limit=PRUNE_SECONDS)
     older = [f"{name}:{row.rpartition(' ')[2]}" for row in rows if not row.endswith(f" {tag}")][KEPT_IMAGES - 1 :]
     return [one for one in older if command.run(["docker", "image", "rm", one], limit=PRUNE_SECONDS).code == 0]
