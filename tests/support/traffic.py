@@ -18,7 +18,7 @@ from pathlib import Path
 # Longer than any answer that is waited for here.
 ANSWER_SECONDS = 60.0
 # Requests are spread over this many clients; each waits for its answer before its next turn.
-CLIENTS = 8
+CLIENTS = 32
 OK = 200
 
 
