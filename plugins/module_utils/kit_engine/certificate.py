@@ -28,10 +28,14 @@ from kit_engine.stack import CURRENT, EDGE, Probe
 from kit_engine.x509 import Certificate
 
 FOLDER = "shared/nginx/ssl"
+# Where the Compose file mounts it.
+MOUNTED = "/etc/nginx/ssl"
 CHAIN, KEY = "fullchain.pem", "privkey.pem"
 # nginx's user alone reads the key; the chain is told to every visitor anyway.
 CHAIN_MODE, KEY_MODE, FOLDER_MODE = 0o444, 0o400, 0o755
 REFUSED = "edge_configuration"
+# nginx makes these folders even to judge a file, and may write nowhere else.
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 # nginx answers with the new certificate some 0.1 s after the signal; a busy host may take seconds.
 SERVED_SECONDS, POLL_SECONDS, ANSWER_SECONDS = 20.0, 0.1, 5.0
 # Of two installs at once the second waits this long for the first, which may have to go back to the old one.
@@ -188,6 +192,13 @@ def _install(place: Place, chain: list[Certificate], key: str, docker: Optional[
     before = place.current
     folder, made = _lay_down(place, chain, key)
     if folder != before:
+        try:
+            _judged_by_nginx(place, folder, docker)
+        except BaseException:
+            if made:
+                shutil.rmtree(place.folder / folder)
+            raise
+        # nginx reads it at the next handshake; earlier sets of its files want a reload.
         _lead(place, folder)
     try:
         changed = bring_to_visitors(docker, chain[0])
@@ -282,6 +293,29 @@ def reload_edge(docker: Docker) -> None:
                 docker.stack.make("logs", f"ARGS={EDGE}"),
             )
         edge.reload(docker, container)
+
+
+def _judged_by_nginx(place: Place, folder: str, docker: Optional[Docker]) -> None:
+    """Have the nginx that runs read a certificate before it is led to it; it has a user and an OpenSSL of its own."""
+    if docker is None:
+        return
+    mounted = f"{MOUNTED}/{place.name}/{folder}"
+    server = f"listen 8443 ssl; ssl_certificate {mounted}/{CHAIN}; ssl_certificate_key {mounted}/{KEY};"
+    temporary = " ".join(f"{kind}_temp_path /tmp/{kind};" for kind in _TEMPORARY)
+    told = (
+        f"pid /tmp/judged.pid; error_log stderr warn; events {{}} http {{ access_log off; {temporary} "
+        f"server {{ {server} }} }}\n"
+    )
+    for container in _running(docker):
+        # From a file: nginx asks for its size first.
+        words = ("sh", "-c", "cat > /tmp/judged.conf && exec nginx -t -q -c /tmp/judged.conf")
+        judged = docker.execute(container, words, stdin=told, limit=command.QUICK_SECONDS)
+        if judged.code:
+            raise EngineError(
+                REFUSED,
+                f"nginx refuses the certificate, and goes on with the one before:\n{command.tail(judged.err)}",
+                f"ls -l {place.folder / folder}    (may user {place.uid} read both?)",
+            )
 
 
 def _running(docker: Docker) -> list[Container]:
