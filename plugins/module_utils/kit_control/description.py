@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kit_control.manifest import Manifest
-from kit_control.services import database_volume
+from kit_control.services import database_volume, media_volume
 from kit_control.settings import APP_UID, EDGE_UID, IMAGE_STATIC, STATIC_ROOT, Owner, Settings
 
 
@@ -66,6 +66,11 @@ def describe(
         "source": None,
         "app_files": None,
         "edge": None,
+        "backup": {
+            "level": settings["backup_level"],
+            "restore_test_max_bytes": int(settings["backup_restore_test_max_bytes"]),
+            "timeout_seconds": int(settings["backup_timeout_seconds"]),
+        },
         "limits": {
             "min_free_bytes": int(settings["min_free_bytes"]),
             "ready_timeout_seconds": int(settings["ready_timeout_seconds"]),
@@ -86,6 +91,7 @@ def describe(
             "static_root": STATIC_ROOT,
             "build_commands": data["build"]["commands"],
             "uid": APP_UID,
+            "media_volume": media_volume(project),
         }
     if settings.has_edge:
         description["edge"] = {

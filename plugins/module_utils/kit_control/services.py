@@ -38,6 +38,11 @@ def database_volume(project: str, env: str) -> str:
     return f"{project}_postgres_data_{env}"
 
 
+def media_volume(project: str) -> str:
+    """Name of the volume of the media files on the host."""
+    return f"{project}_media_volume"
+
+
 def networks_of(settings: Settings, project: str) -> dict[str, dict[str, Any]]:
     networks: dict[str, dict[str, Any]] = {}
     if settings["network"]:

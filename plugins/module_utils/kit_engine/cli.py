@@ -161,7 +161,9 @@ def parser() -> argparse.ArgumentParser:
     destroy = add("destroy", "verbs.destroy", "remove the stack with its data")
     destroy.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")
     add("status", "status.status_verb", "show how the stack and its host are")
-    add("backup", "restore.backup_verb", "back the database up, and read the backup back")
+    made = add("backup", "restore.backup_verb", "back database and media files up, and verify the backup")
+    text = "how far it is verified; default: as far as the environment says"
+    made.add_argument("--level", choices=("checksum", "read", "restore"), help=text)
     add("backups", "restore.backups_verb", "list the backups on this host")
     restore = add("restore", "restore.restore_verb", "bring a backup of the database back")
     restore.add_argument("backup", metavar="ID", help="of the backup, or latest")

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from kit_engine import lock, signals
 from kit_engine.errors import EngineError
@@ -30,7 +31,7 @@ def run(
     argv: Sequence[str],
     *,
     limit: float = QUICK_SECONDS,
-    stdin: str | None = None,
+    stdin: str | IO[bytes] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Done:
     """Run a program to its end, whatever that is.
@@ -38,7 +39,7 @@ def run(
     Args:
         argv: program and arguments; never a secret.
         limit: seconds after which it is killed.
-        stdin: text for its standard input; without it there is none.
+        stdin: text for its standard input, or a file; without it there is none.
         env: variables on top of our own.
 
     Returns:
@@ -50,7 +51,8 @@ def run(
     try:
         done = subprocess.run(  # noqa: S603 - an argument list of our own, no shell
             list(argv),
-            input="" if stdin is None else stdin,
+            input=stdin if isinstance(stdin, str) else None if stdin else "",
+            stdin=None if isinstance(stdin, str) else stdin,
             capture_output=True,
             encoding="utf-8",
             errors="replace",

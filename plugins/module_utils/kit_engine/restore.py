@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kit_engine import backup, command, database, pending, recovery, verbs
+from kit_engine import backup, command, database, pending, recovery, streams, verbs, verification
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.pending import RESTORE, Pending
@@ -23,11 +23,11 @@ NEWEST = "latest"
 
 
 def backup_verb(docker: Docker, arguments: argparse.Namespace) -> None:
-    """Back the database up."""
+    """Back the stack up."""
     report: Report = arguments.report
     report.names = ("backup",)
     with report.step("backup"):
-        done = backup.create(docker, report)
+        done = backup.create(docker, report, arguments.level or "")
     text = backup.line({**done.as_record(), "age": 0.0})
     report.done({"changed": True, "backup": done.as_record(), "message": text}, text)
 
@@ -82,10 +82,11 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
     """
     report.names = STEPS
     stack, wanted = docker.stack, _wanted_database(docker)
-    dump = stack.root / backup.FOLDER / found["id"] / backup.DUMP
+    folder = stack.root / backup.FOLDER / found["id"]
+    dump = folder / verification.DUMP
     server = docker.running(wanted.service)
     with report.step("check"):
-        _demand_sound(docker, found, dump)
+        _demand_sound(docker, found, folder)
     with report.step("backup"):
         safety = backup.create(docker, report)
         before = database.migrations(docker)
@@ -123,6 +124,9 @@ def _choose(docker: Docker, wanted: str) -> dict[str, Any]:
     stack = docker.stack
     found = backup.listed(stack.root)
     chosen = next((one for one in found if wanted in (one["id"], NEWEST)), None)
+    if chosen is None and (stack.root / backup.FOLDER / wanted).is_dir():
+        problem = f"The manifest of backup {wanted} is missing, or is not what was written."
+        raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups") + "    (choose another)")
     if chosen is None:
         raise EngineError(
             "backup", f"There is no backup {wanted} under {stack.root / backup.FOLDER}.", stack.make("backups")
@@ -130,15 +134,13 @@ def _choose(docker: Docker, wanted: str) -> dict[str, Any]:
     return chosen
 
 
-def _demand_sound(docker: Docker, found: dict[str, Any], dump: Path) -> None:
+def _demand_sound(docker: Docker, found: dict[str, Any], folder: Path) -> None:
     """Refuse what is not whole, or not this database's."""
     stack = docker.stack
     if (found["project"], found["env"]) != (stack.project, stack.env):
         problem = f"Backup {found['id']} is of {found['project']}, not of {stack.project}."
         raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups"))
-    if not dump.is_file() or dump.stat().st_size != found["bytes"] or backup.sha256(dump) != found["sha256"]:
-        problem = f"{dump} is not what was written: its size or its SHA-256 is another one."
-        raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups") + "    (choose another)")
+    verification.checksum(docker, folder, found)
     major = database.server_version(docker).partition(".")[0]
     if int(found["server"].partition(".")[0]) > int(major):
         problem = f"Backup {found['id']} was made by PostgreSQL {found['server']}, this server is {major}."
@@ -149,7 +151,8 @@ def _load(docker: Docker, server: Container, wanted: Database, new: str, dump: P
     words = ["docker", "exec", "--interactive", server.id, "pg_restore", "--exit-on-error", "--single-transaction"]
     words += ["--no-password", f"--username={wanted.user}", f"--dbname={new}"]
     with dump.open("rb") as file:
-        code, said = backup.moved(words, None, dump, stdin=file)
+        progress = streams.Progress(None, "")
+        code, said = streams.moved(words, limit=docker.stack.backup.timeout_seconds, progress=progress, stdin=file)
     if code:
         raise EngineError(
             "backup",

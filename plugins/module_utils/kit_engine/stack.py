@@ -75,12 +75,14 @@ class AppFiles:
         static_root: the volume's path in the app's containers.
         build_commands: of the project.
         uid: number of the app's user.
+        media_volume: name of the volume of the media files; empty for a release of before it was written down.
     """
 
     static_source: Optional[str]
     static_root: str
     build_commands: tuple[tuple[str, ...], ...]
     uid: int
+    media_volume: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,21 @@ class Limits:
     min_free_bytes: int
     ready_timeout_seconds: int
     command_timeout_seconds: int
+
+
+@dataclass(frozen=True)
+class Backups:
+    """How backups are made; a release that an earlier version of the kit rendered has these defaults.
+
+    Attributes:
+        level: of verification: ``checksum``, ``read`` or ``restore``.
+        restore_test_max_bytes: size of the database above which ``restore`` becomes ``read``.
+        timeout_seconds: for each program that reads or writes one.
+    """
+
+    level: str = "restore"
+    restore_test_max_bytes: int = 5 * 2**30
+    timeout_seconds: int = 86_400
 
 
 @dataclass(frozen=True)
@@ -154,6 +171,7 @@ class Stack:
     workers_stop_first: bool = False
     hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
     secret_variables: tuple[str, ...] = ()
+    backup: Backups = Backups()
 
     @property
     def release(self) -> str:
@@ -293,6 +311,7 @@ def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -
             static_root=files.text("static_root"),
             build_commands=files.commands("build_commands"),
             uid=files.number("uid"),
+            media_volume=files.text("media_volume") if files.given("media_volume") else "",
         ),
         edge=None
         if edge is None
@@ -305,12 +324,19 @@ def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -
         workers_stop_first=bool(data.get("workers_stop_first")),
         hooks=_hooks(reader.maybe("hooks")),
         secret_variables=reader.texts("secret_variables") if reader.given("secret_variables") else (),
+        backup=_backups(reader.maybe("backup")),
         limits=Limits(
             min_free_bytes=limits.number("min_free_bytes"),
             ready_timeout_seconds=limits.number("ready_timeout_seconds"),
             command_timeout_seconds=limits.number("command_timeout_seconds"),
         ),
     )
+
+
+def _backups(reader: _Reader | None) -> Backups:
+    if reader is None:
+        return Backups()
+    return Backups(reader.text("level"), reader.number("restore_test_max_bytes"), reader.number("timeout_seconds"))
 
 
 def _hooks(reader: _Reader | None) -> dict[str, tuple[Hook, ...]]:

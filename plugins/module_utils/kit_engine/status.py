@@ -93,7 +93,7 @@ def last_backup(stack: Stack) -> Optional[dict[str, Any]]:
     Returns:
         ``id``, ``bytes``, ``level`` of verification, ``age`` in seconds, ``text`` for people; None where there is none.
     """
-    found = next(iter(backup.listed(stack.root)), None)
+    found = backup.newest(stack.root)
     if found is None:
         return None
     told = {name: found[name] for name in ("id", "bytes", "level", "age")}

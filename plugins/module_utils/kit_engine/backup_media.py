@@ -1,0 +1,205 @@
+"""The media files of a backup: each content once, those that an earlier good backup has by a hard link to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Optional
+
+from kit_engine import command, media_reader, streams, throw_away
+from kit_engine.docker import Docker
+from kit_engine.errors import EngineError
+from kit_engine.verification import MEDIA_LIST, media_entries, media_path, sha256
+
+# What reads files of any owner, and nothing else.
+_CAPABILITIES = ("DAC_READ_SEARCH",)
+_MOUNTED = "/kit-media"
+_CONTENT = ("path", "kind", "size", "mtime_ns", "ctime_ns", "mode", "uid", "gid", "target", "sha256")
+
+
+@dataclass
+class Media:
+    """What a backup has of the media files.
+
+    Attributes:
+        files: how many.
+        bytes: of all of them.
+        copied: bytes that were new since the earlier backup.
+        changed: files that were written to as often as they were read; what was read last is kept.
+        left_out: what is neither file nor folder nor link, such as a socket.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    copied: int = 0
+    changed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def copy(
+    docker: Docker, volume: str, target: Path, earlier: Optional[Path], progress: streams.Progress,
+    room_for: Callable[[int], None],
+) -> Media:  # fmt: skip
+    """Copy the media volume into a backup.
+
+    Args:
+        docker: the stack's containers.
+        volume: name of the volume.
+        target: folder of the new backup.
+        earlier: folder of the newest good backup; None where there is none.
+        progress: told the bytes that were copied.
+        room_for: refuses as many bytes as will be copied, where they would not fit.
+
+    Returns:
+        What the backup has.
+
+    Raises:
+        EngineError: the volume cannot be read, or the copy not be written.
+    """
+    throw_away.remove_left(docker)
+    kept = _kept(earlier)
+    image = str(docker.configuration["services"][docker.stack.web]["image"])
+    source = pkgutil.get_data("kit_engine", "media_reader.py")
+    assert source is not None  # noqa: S101 - it lies beside us
+    words = [
+        *throw_away.words(docker, "media", _CAPABILITIES),
+        # A log of what it says would be a second copy.
+        *("--rm", "--interactive", "--log-driver", "none", "--read-only", "--user", "0:0"),
+        # Without nocopy Docker gives a volume that is empty the owner of the image's folder.
+        *("--volume", f"{volume}:{_MOUNTED}:ro,nocopy", "--entrypoint", "python", image),
+        *("-c", source.decode("utf-8"), _MOUNTED),
+    ]
+    try:
+        with streams.open_to(words, docker.stack.backup.timeout_seconds) as (reader, stdin, stdout):
+            stdin.writelines(
+                json.dumps([one["path"], one["size"], one["mtime_ns"], one["ctime_ns"]]).encode() + b"\n"
+                for one in kept.values()
+            )
+            stdin.close()
+            done = _take(docker, stdout, target, earlier, kept, progress, room_for)
+            if reader.wait():
+                raise _unreadable(docker, f"docker run ended with {reader.returncode}")
+    finally:
+        command.run(["docker", "rm", "--force", throw_away.name_of(docker, "media")])
+    # Thousands of small files: one by one they would take minutes.
+    os.sync()
+    return done
+
+
+def _kept(earlier: Optional[Path]) -> dict[str, dict[str, Any]]:
+    """The files of an earlier backup whose content there is still what it was: a bad copy is not handed on."""
+    if earlier is None or not (earlier / MEDIA_LIST).is_file():
+        return {}
+    entries = [one for one in media_entries(earlier) if one["kind"] == "file" and not one.get("unsteady")]
+    digests = {one["sha256"] for one in entries}
+    good = {digest for digest in digests if _is_good(media_path(earlier, digest), digest)}
+    return {one["path"]: one for one in entries if one["sha256"] in good}
+
+
+def _is_good(path: Path, digest: str) -> bool:
+    try:
+        return sha256(path) == digest
+    except OSError:
+        return False
+
+
+def _take(
+    docker: Docker, stream: IO[bytes], target: Path, earlier: Optional[Path], kept: dict[str, dict[str, Any]],
+    progress: streams.Progress, room_for: Callable[[int], None],
+) -> Media:  # fmt: skip
+    done = Media()
+    progress.total = int(_line(docker, stream)["bytes"])
+    room_for(progress.total)
+    descriptor = os.open(target / MEDIA_LIST, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as listed:
+        while True:
+            entry = _line(docker, stream)
+            if "end" in entry:
+                break
+            if entry["kind"] == "other":
+                done.left_out.append(entry["path"])
+                continue
+            if entry["kind"] == "file" and entry["same"]:
+                assert earlier is not None  # noqa: S101 - nothing is the same without one
+                entry["sha256"] = kept[entry["path"]]["sha256"]
+                _link(media_path(earlier, entry["sha256"]), media_path(target, entry["sha256"]))
+            elif entry["kind"] == "file":
+                read = _content(docker, stream, target, progress, done)
+                if read["state"] == media_reader.GONE:
+                    continue
+                entry.update(read)
+                if entry["state"] == media_reader.CHANGED:
+                    done.changed.append(entry["path"])
+                    entry["unsteady"] = True
+            if entry["kind"] == "file":
+                done.files += 1
+                done.bytes += entry["size"]
+            told = {name: entry[name] for name in (*_CONTENT, "unsteady") if name in entry}
+            listed.write(json.dumps(told) + "\n")
+        listed.flush()
+        os.fsync(listed.fileno())
+    return done
+
+
+def _content(
+    docker: Docker, stream: IO[bytes], target: Path, progress: streams.Progress, done: Media
+) -> dict[str, Any]:
+    """Receive a file, as often as it is sent; gives what became of it."""
+    new = target / ".media"
+    while True:
+        digest = hashlib.sha256()
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            while True:
+                (length,) = media_reader.LENGTH.unpack(_exactly(docker, stream, media_reader.LENGTH.size))
+                if not length:
+                    break
+                piece = _exactly(docker, stream, length)
+                digest.update(piece)
+                file.write(piece)
+                done.copied += length
+                progress.at(done.copied)
+        told = _line(docker, stream)
+        if told["state"] == media_reader.GONE:
+            new.unlink()
+            return told
+        if told["state"] != media_reader.AGAIN:
+            path = media_path(target, digest.hexdigest())
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new.replace(path)
+            return {**told, "sha256": digest.hexdigest()}
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not target.exists():
+        os.link(source, target)
+
+
+def _line(docker: Docker, stream: IO[bytes]) -> dict[str, Any]:
+    line = stream.readline()
+    try:
+        told: dict[str, Any] = json.loads(line)
+    except ValueError:
+        raise _unreadable(docker, (line + stream.read(1 << 16)).decode("utf-8", "replace")) from None
+    return told
+
+
+def _exactly(docker: Docker, stream: IO[bytes], length: int) -> bytes:
+    piece = stream.read(length)
+    if len(piece) < length:
+        raise _unreadable(docker, "it ended in the midst of a file")
+    return piece
+
+
+def _unreadable(docker: Docker, said: str) -> EngineError:
+    return EngineError(
+        "backup",
+        f"The media files of {docker.stack.project} cannot be read whole:\n{command.tail(said)}\nNothing was changed.",
+        docker.stack.make("backup") + "    (tries again)",
+    )

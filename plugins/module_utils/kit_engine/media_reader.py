@@ -1,0 +1,110 @@
+"""Read a media volume from inside a container, and write what is new in it to standard output.
+
+Run by the engine as ``python -c <this file> <folder>`` in the project's own image, whose Python is there for certain;
+it imports nothing of the kit. :mod:`kit_engine.backup_media` is the other end.
+
+Standard input: one JSON array for each file that the engine has already, ``[path, size, mtime_ns, ctime_ns]``. Standard
+output: a line with the sum of what is to come, then a line for each entry. A file that is new is followed by its
+content in pieces, each after its length in four bytes, a piece of length 0, and a line on what became of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+# A file that changes while it is read is read anew; one that is written without end would never be whole.
+ATTEMPTS = 3
+PIECE = 1 << 20
+LENGTH = struct.Struct(">I")
+WHOLE, AGAIN, CHANGED, GONE = "whole", "again", "changed", "gone"
+
+
+def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
+    """Write everything below a folder.
+
+    Args:
+        folder: of the media files.
+        stdin: the files that need not be sent.
+        out: where to.
+    """
+    known: dict[str, tuple[int, int, int]] = {}
+    for line in stdin:
+        path, *rest = json.loads(line)
+        known[path] = (rest[0], rest[1], rest[2])
+    entries = list(_entries(folder))
+    for entry in entries:
+        seen = (entry["size"], entry["mtime_ns"], entry["ctime_ns"])
+        entry["same"] = entry["kind"] == "file" and known.get(entry["path"]) == seen
+    wanted = [entry for entry in entries if entry["kind"] == "file" and not entry["same"]]
+    _line(out, {"files": len(wanted), "bytes": sum(entry["size"] for entry in wanted)})
+    for entry in entries:
+        _line(out, entry)
+        if entry["kind"] == "file" and not entry["same"]:
+            _content(os.path.join(folder, entry["path"]), out)  # noqa: PTH118 - as os.walk gives them, by the thousand
+    _line(out, {"end": True})
+    out.flush()
+
+
+def _entries(folder: str) -> Iterator[dict[str, Any]]:
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted([*folders, *files]):
+            path = os.path.join(place, name)  # noqa: PTH118 - as above
+            try:
+                entry = _described(os.lstat(path))
+                if entry["kind"] == "link":
+                    entry["target"] = os.readlink(path)  # noqa: PTH115 - as above
+            except FileNotFoundError:
+                continue
+            yield {"path": os.path.relpath(path, folder), **entry}
+
+
+def _described(found: os.stat_result) -> dict[str, Any]:
+    kinds = ((stat.S_ISREG, "file"), (stat.S_ISDIR, "folder"), (stat.S_ISLNK, "link"))
+    return {
+        "kind": next((kind for test, kind in kinds if test(found.st_mode)), "other"),
+        "size": found.st_size,
+        "mtime_ns": found.st_mtime_ns,
+        "ctime_ns": found.st_ctime_ns,
+        "mode": stat.S_IMODE(found.st_mode),
+        "uid": found.st_uid,
+        "gid": found.st_gid,
+    }
+
+
+def _content(path: str, out: BinaryIO) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as above
+                before = _described(os.fstat(file.fileno()))
+                length = 0
+                while True:
+                    piece = file.read(PIECE)
+                    out.write(LENGTH.pack(len(piece)) + piece)
+                    if not piece:
+                        break
+                    length += len(piece)
+                after = _described(os.fstat(file.fileno()))
+        except FileNotFoundError:
+            out.write(LENGTH.pack(0))
+            _line(out, {"state": GONE})
+            return
+        steady = before == after and length == after["size"]
+        state = WHOLE if steady else AGAIN if attempt < ATTEMPTS else CHANGED
+        _line(out, {"state": state, **after, "size": length})
+        if state != AGAIN:
+            return
+
+
+def _line(out: BinaryIO, told: dict[str, Any]) -> None:
+    out.write(json.dumps(told).encode("ascii") + b"\n")
+
+
+if __name__ == "__main__":
+    send(sys.argv[1], sys.stdin.buffer, sys.stdout.buffer)

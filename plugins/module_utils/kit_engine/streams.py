@@ -1,0 +1,152 @@
+"""Programs that move much data, or stay open while others work: each with an end that is sure to come."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Optional
+
+from kit_engine import command, lock, signals
+from kit_engine.errors import EngineError
+from kit_engine.report import Report
+
+PROGRESS_SECONDS = 5.0
+LOOK_SECONDS = 1.0
+MIB = 2**20
+
+
+class Progress:
+    """Tells every few seconds how far something is.
+
+    Args:
+        report: where; None: nobody is told.
+        what: in a word or two, such as ``dumped``.
+        total: bytes that it will be; 0 where nobody knows.
+        about: whether the total is only guessed.
+    """
+
+    def __init__(self, report: Optional[Report], what: str, total: int = 0, *, about: bool = False) -> None:
+        self.report, self.what, self.total, self.about = report, what, total, about
+        self.told = time.monotonic()
+
+    def at(self, done: int) -> None:
+        """Tell that so many bytes are done, if it is time for that."""
+        now = time.monotonic()
+        if self.report is None or now - self.told < PROGRESS_SECONDS:
+            return
+        self.told = now
+        self.report.say(f"    {self.text(done)}")
+
+    def text(self, done: int) -> str:
+        """Write how far it is, such as ``dumped 12 of about 80 MiB (15 %)``."""
+        if not self.total:
+            return f"{self.what} {done / MIB:.0f} MiB"
+        # A guess may be short, and nothing is done before its end.
+        percent = min(99, done * 100 // self.total)
+        return (
+            f"{self.what} {done / MIB:.0f} of {'about ' if self.about else ''}{self.total / MIB:.0f} MiB ({percent} %)"
+        )
+
+
+def moved(
+    words: Sequence[str],
+    *,
+    limit: float,
+    progress: Progress,
+    out: Optional[IO[bytes]] = None,
+    stdin: Optional[IO[bytes]] = None,
+) -> tuple[int, str]:
+    """Run a program that moves much data, straight from or into a file: its exit code is its own.
+
+    Args:
+        words: program and arguments.
+        limit: seconds that it may take.
+        progress: told the bytes of the file.
+        out: where its standard output goes.
+        stdin: what it reads.
+
+    Returns:
+        Its exit code, and what it complained of.
+
+    Raises:
+        EngineError: it did not end in time.
+    """
+    end = time.monotonic() + limit
+    counted = out or stdin
+    with subprocess.Popen(  # noqa: S603 - an argument list of our own, no shell
+        list(words), stdin=stdin or subprocess.DEVNULL, stdout=out or subprocess.DEVNULL, stderr=subprocess.PIPE,
+        pass_fds=lock.inherited(), start_new_session=signals.deferring(),
+    ) as running:  # fmt: skip
+        try:
+            while True:
+                try:
+                    said = running.communicate(timeout=LOOK_SECONDS)[1]
+                    break
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() > end:
+                        raise _late(words, limit) from None
+                    if counted:
+                        # The program has the same open file as we: its place in it is ours.
+                        progress.at(os.lseek(counted.fileno(), 0, os.SEEK_CUR))
+        except BaseException:
+            running.kill()
+            raise
+    return running.returncode, said.decode("utf-8", "replace")
+
+
+@contextmanager
+def open_to(words: Sequence[str], limit: float) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
+    """Keep a program open, to write to and to read from; it is ended when the block is left early.
+
+    Args:
+        words: program and arguments; what it complains of comes with its output.
+        limit: seconds after which it is killed.
+
+    Returns:
+        The program, its standard input and its standard output.
+
+    Raises:
+        EngineError: it was killed for that.
+    """
+    with subprocess.Popen(  # noqa: S603 - as above
+        list(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        pass_fds=lock.inherited(), start_new_session=signals.deferring(),
+    ) as running:  # fmt: skip
+        assert running.stdin is not None  # noqa: S101 - as was asked for
+        assert running.stdout is not None  # noqa: S101 - as above
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            running.kill()
+
+        timer = threading.Timer(limit, end)
+        timer.start()
+        try:
+            yield running, running.stdin, running.stdout
+        except BaseException as error:
+            running.kill()
+            if late.is_set() and isinstance(error, Exception):
+                raise _late(words, limit) from error
+            raise
+        finally:
+            timer.cancel()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def _late(words: Sequence[str], limit: float) -> EngineError:
+    return EngineError(
+        "backup",
+        f"`{command.readable(words)}` was given {limit:.0f} s (backup_timeout_seconds) and has not ended; it was "
+        "stopped.",
+        "docker info    (does the engine answer?), or a longer backup_timeout_seconds",
+    )

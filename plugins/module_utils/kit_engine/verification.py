@@ -1,0 +1,254 @@
+"""How far a backup is shown to be good: its checksums, a full read, a restore whose rows are counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from kit_engine import backup_dump, backup_role, command, streams, throw_away
+from kit_engine.docker import Container, Docker
+from kit_engine.errors import EngineError
+from kit_engine.report import Report
+from kit_engine.stack import Database
+
+CHECKSUM, READ, RESTORE = LEVELS = ("checksum", "read", "restore")
+DUMP, ROLES, CONFIGURATION, MEDIA_LIST, MEDIA = (
+    "database.dump", "roles.sql", "configuration.tar", "media.jsonl", "media",
+)  # fmt: skip
+SEAL = "seal"
+# From this one on a manifest is sealed, and names every file.
+SEALED_SCHEMA = 2
+SHOWN = 5
+_CHUNK = 1 << 20
+
+
+def sealed(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to a manifest the checksum of itself, by which a change of any other line is seen."""
+    rest = {name: value for name, value in told.items() if name != SEAL}
+    return {**rest, SEAL: _seal(rest)}
+
+
+def is_sealed(told: Mapping[str, Any]) -> bool:
+    """Whether a manifest is what was written; those of schema 1 had no seal."""
+    rest = {name: value for name, value in told.items() if name != SEAL}
+    return told.get("schema") == 1 or told.get(SEAL) == _seal(rest)
+
+
+def _seal(rest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def level_for(docker: Docker, size: int, wanted: str = "") -> tuple[str, str]:
+    """Choose the level of a new backup.
+
+    Args:
+        docker: the stack's containers.
+        size: bytes of the database.
+        wanted: a level that was asked for; empty: the environment's own, which yields to the size.
+
+    Returns:
+        The level, and a sentence on why it is a lower one than the environment's; empty where it is not.
+    """
+    backup = docker.stack.backup
+    if wanted or backup.level != RESTORE or size <= backup.restore_test_max_bytes:
+        return wanted or backup.level, ""
+    return READ, (
+        f"not restored: the database has {size / 2**30:.1f} GiB, more than the "
+        f"{backup.restore_test_max_bytes / 2**30:.1f} GiB of backup_restore_test_max_bytes"
+    )
+
+
+def reach(
+    docker: Docker, report: Optional[Report], server: Container, wanted: Database, folder: Path,
+    told: Mapping[str, Any], level: str,
+) -> None:  # fmt: skip
+    """Go beyond the checksums.
+
+    Args:
+        docker: the stack's containers.
+        report: where progress is told; None: nobody reads along.
+        server: of the database; its client reads, its image is what the backup is restored into.
+        wanted: the database.
+        folder: of the backup.
+        told: its manifest.
+        level: how far.
+
+    Raises:
+        EngineError: the backup is not good.
+    """
+    if level in (READ, RESTORE):
+        read(docker, report, server, folder, told)
+    if level == RESTORE:
+        restore(docker, report, server, wanted, folder, told)
+
+
+def checksum(docker: Docker, folder: Path, told: Mapping[str, Any]) -> None:
+    """Compare every file of a backup with what was written.
+
+    Args:
+        docker: the stack's containers.
+        folder: of the backup.
+        told: its manifest.
+
+    Raises:
+        EngineError: a file is missing, or is another one; the message names it.
+    """
+    files = told.get("files") or {DUMP: {"bytes": told["bytes"], "sha256": told["sha256"]}}
+    for name, wanted in files.items():
+        _demand_same(docker, folder / name, wanted["bytes"], wanted["sha256"])
+    if MEDIA_LIST in files:
+        # Files of the same content are kept once.
+        wanted_media = {entry["sha256"]: entry["size"] for entry in media_entries(folder) if entry["kind"] == "file"}
+        for digest, size in wanted_media.items():
+            _demand_same(docker, media_path(folder, digest), size, digest)
+
+
+def read(docker: Docker, report: Optional[Report], server: Container, folder: Path, told: Mapping[str, Any]) -> None:
+    """Have the server's own client read all of the dump: a table of contents alone passes for one that was cut.
+
+    Args:
+        docker: the stack's containers.
+        report: where progress is told.
+        server: whose client.
+        folder: of the backup.
+        told: its manifest.
+
+    Raises:
+        EngineError: it cannot be read, or lacks a table.
+    """
+    dump = folder / DUMP
+    with dump.open("rb") as file:
+        code, said = streams.moved(
+            backup_dump.low(server, ["pg_restore", "--file=/dev/null"], reads=True),
+            limit=docker.stack.backup.timeout_seconds,
+            progress=streams.Progress(report, "read", streams.size_of(dump)),
+            stdin=file,
+        )
+    if code:
+        raise _bad(docker, f"The backup cannot be read back; pg_restore ended with {code}:\n{command.tail(said)}")
+    rows = told.get("rows") or {}
+    with dump.open("rb") as file:
+        listed = command.run(["docker", "exec", "--interactive", server.id, "pg_restore", "--list"], stdin=file)
+    # One line a table, an empty one too.
+    found = len(re.findall(r"^\d+; \d+ \d+ TABLE DATA ", listed.out, re.MULTILINE))
+    if listed.code or found < len(rows):
+        raise _bad(docker, f"The backup holds the rows of {found} tables, the database has {len(rows)}.")
+
+
+def restore(
+    docker: Docker, report: Optional[Report], server: Container, wanted: Database, folder: Path, told: Mapping[str, Any]
+) -> None:
+    """Restore the dump into a server of its own, and count the rows.
+
+    Args:
+        docker: the stack's containers.
+        report: where progress is told.
+        server: whose image.
+        wanted: the database.
+        folder: of the backup.
+        told: its manifest.
+
+    Raises:
+        EngineError: it does not restore, or has other rows than the database had.
+    """
+    with throw_away.server_like(docker, server, wanted) as name:
+        roles = folder / ROLES
+        if roles.is_file():
+            # The database's owner is there already, which psql complains of; whatever matters, pg_restore will miss.
+            psql = ["psql", "--no-psqlrc", "--quiet", "--no-password", f"--username={wanted.user}", "--dbname=postgres"]
+            with roles.open("rb") as file:
+                command.run(["docker", "exec", "--interactive", name, *psql], stdin=file)
+        words = ["pg_restore", "--exit-on-error", "--single-transaction", "--no-tablespaces", "--no-password"]
+        words += [f"--username={wanted.user}", f"--dbname={wanted.name}"]
+        dump = folder / DUMP
+        with dump.open("rb") as file:
+            code, said = streams.moved(
+                ["docker", "exec", "--interactive", name, *words],
+                limit=docker.stack.backup.timeout_seconds,
+                progress=streams.Progress(report, "restored for a test", streams.size_of(dump)),
+                stdin=file,
+            )
+        if code:
+            raise _bad(docker, f"The backup does not restore; pg_restore ended with {code}:\n{command.tail(said)}")
+        found = counted(docker, name, wanted.user, wanted.name)
+    demand_rows(docker, told.get("rows") or {}, found, "The restored backup")
+
+
+def counted(docker: Docker, container: str, user: str, name: str) -> dict[str, int]:
+    """Count the rows of a database.
+
+    Args:
+        docker: the stack's containers.
+        container: id or name of its server.
+        user: role.
+        name: of the database.
+
+    Returns:
+        By table, as SQL writes its name.
+
+    Raises:
+        EngineError: it refuses.
+    """
+    words = ["docker", "exec", "--interactive", container, *backup_role.words(user, name)]
+    done = command.run(words, stdin=backup_dump.COUNTS, limit=docker.stack.backup.timeout_seconds)
+    if done.code:
+        raise _bad(docker, f"The rows of {name} cannot be counted:\n{command.tail(done.err)}")
+    return backup_dump.rows_of(done.out.splitlines())
+
+
+def demand_rows(docker: Docker, wanted: Mapping[str, int], found: Mapping[str, int], what: str) -> None:
+    """Refuse other rows than those that were dumped.
+
+    Args:
+        docker: the stack's containers.
+        wanted: rows by table, as the manifest has them.
+        found: rows by table.
+        what: begins the message, such as ``The restored backup``.
+
+    Raises:
+        EngineError: they differ; the message names tables.
+    """
+    differing = [name for name in wanted if wanted[name] != found.get(name)]
+    if differing:
+        lines = "\n".join(
+            f"    {name}: {wanted[name]} dumped, {found.get(name, 'no table')}" for name in differing[:SHOWN]
+        )
+        raise _bad(docker, f"{what} has other rows than the database had, in {len(differing)} tables:\n{lines}")
+
+
+def media_entries(folder: Path) -> list[dict[str, Any]]:
+    """Read a backup's list of media files."""
+    with (folder / MEDIA_LIST).open(encoding="ascii") as file:
+        return [json.loads(line) for line in file]
+
+
+def media_path(folder: Path, digest: str) -> Path:
+    """Where a media file of some content lies: names of the project's making never reach our file system."""
+    return folder / MEDIA / digest[:2] / digest
+
+
+def sha256(path: Path) -> str:
+    """Hash a file of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while True:
+            part = file.read(_CHUNK)
+            if not part:
+                return digest.hexdigest()
+            digest.update(part)
+
+
+def _demand_same(docker: Docker, path: Path, size: int, digest: str) -> None:
+    if not path.is_file():
+        raise _bad(docker, f"{path} is missing.")
+    if path.stat().st_size != size or sha256(path) != digest:
+        raise _bad(docker, f"{path} is not what was written: its size or its SHA-256 is another one.")
+
+
+def _bad(docker: Docker, problem: str) -> EngineError:
+    remedy = docker.stack.make("backups") + f"    (choose another), or {docker.stack.make('backup')}"
+    return EngineError("backup", f"{problem}\nNothing was changed.", remedy)

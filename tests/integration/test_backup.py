@@ -1,0 +1,500 @@
+"""What a backup is, and what becomes of one that goes wrong: a real database with rows, on the real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit_engine import backup, throw_away, verification
+from kit_engine.backup import FOLDER, MANIFEST
+from kit_engine.verification import CONFIGURATION, DUMP, MEDIA_LIST, ROLES
+from support import host_releases
+from support.backups import (
+    backed_up,
+    databases,
+    fill,
+    flip,
+    folder_of,
+    manifest_of,
+    media,
+    media_file,
+    reseal,
+    sql,
+    throw_aways,
+)
+from support.engine_stack import docker
+from support.host_releases import SECRETS, HostReleases
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+
+def restore(host: HostReleases, given: str) -> host_releases.Told:
+    """Bring a backup back."""
+    return host.engine("restore", "--json", given, "--confirm", "prod")
+
+
+def names(host: HostReleases) -> set[str]:
+    """All that lies in the folder of backups, finished or not."""
+    return {path.name for path in (host.root / FOLDER).iterdir()}
+
+
+@contextmanager
+def limits(host: HostReleases, **changed: Any) -> Iterator[None]:
+    """Have the stack other settings for backups, or limits, for a while."""
+    path = (host.root / "current").resolve() / "stack.json"
+    before = path.read_text()
+    told = json.loads(before)
+    for group in ("backup", "limits"):
+        told[group].update({name: value for name, value in changed.items() if name in told[group]})
+    path.write_text(json.dumps(told))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+def test_a_backup_is_complete_and_says_what_it_is(host: HostReleases) -> None:
+    fill(host, 1000)
+    owner = media(host, "stat", "-c", "%u:%g %a", ".")
+    media_file(host, "a folder/hello.txt", "hello")
+    media_file(host, "again.txt", "hello")
+    told = host.engine("backup", "--json")
+    assert told.code == 0, told.err
+    given = str(told.json["backup"]["id"])
+    assert told.json["backup"]["level"] == "restore"
+    assert "verified by restore: it was restored, and all" in told.err
+    # What reads the media leaves them as they are; a volume of Docker's takes over owners where it may.
+    assert media(host, "stat", "-c", "%u:%g %a", ".") == owner
+
+    manifest, folder = manifest_of(host, given), folder_of(host, given)
+    assert manifest["rows"]["public.kit_rows"] == 1000
+    assert (manifest["project"], manifest["env"]) == (host.project, "prod")
+    assert (manifest["release"], manifest["id"]) == (host.current, given)
+    assert manifest["server"] == manifest["client"]
+    assert manifest["server"].startswith("16.")
+    assert set(manifest["files"]) == {DUMP, ROLES, CONFIGURATION, MEDIA_LIST}
+    for name, one in manifest["files"].items():
+        assert (folder / name).stat().st_size == one["bytes"]
+        assert verification.sha256(folder / name) == one["sha256"]
+    assert (manifest["media"]["files"], manifest["media"]["bytes"]) == (2, 10)
+    entries = {one["path"]: one for one in verification.media_entries(folder)}
+    assert set(entries) == {"a folder", "a folder/hello.txt", "again.txt"}
+    assert entries["again.txt"]["sha256"] == entries["a folder/hello.txt"]["sha256"]
+    assert verification.media_path(folder, entries["again.txt"]["sha256"]).read_text() == "hello"
+    # Of the server that it was restored into, and of what read the media, nothing is left.
+    assert throw_aways(host) == []
+
+
+def test_no_secret_is_in_a_backup_and_nobody_else_reads_it(host: HostReleases) -> None:
+    folder = folder_of(host, backed_up(host))
+    with tarfile.open(folder / CONFIGURATION) as archive:
+        inside = set(archive.getnames())
+    assert {"stack.json", "docker-compose.prod.yml", ".env.prod", "nginx/nginx.conf"} <= inside
+    assert f"records/{host.current}.json" in inside
+    assert "PASSWORD" not in (folder / ROLES).read_text().upper()
+    for path in [folder, *folder.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+        if path.is_file():
+            assert [value for value in SECRETS.values() if value.encode() in path.read_bytes()] == []
+    assert stat.S_IMODE((host.root / FOLDER).stat().st_mode) == 0o700
+
+
+def test_the_role_reads_every_row_and_can_write_nothing(host: HostReleases) -> None:
+    fill(host, 10)
+    sql(host, "CREATE TABLE IF NOT EXISTS kit_secret_rows (id int); TRUNCATE kit_secret_rows; "
+              "INSERT INTO kit_secret_rows SELECT generate_series(1, 7); "
+              "ALTER TABLE kit_secret_rows ENABLE ROW LEVEL SECURITY; "
+              "ALTER TABLE kit_secret_rows FORCE ROW LEVEL SECURITY")  # fmt: skip
+    large = sql(host, "SELECT lo_from_bytea(0, 'large')").strip()
+    try:
+        given = backed_up(host)
+        assert manifest_of(host, given)["rows"]["public.kit_secret_rows"] == 7
+        as_role = {"user": "kit_backup"}
+        assert sql(host, "SELECT count(*) FROM kit_secret_rows", **as_role) == "7"
+        unlocked = "SET default_transaction_read_only = off; SET transaction_read_only = off; "
+        for statement in (
+            "INSERT INTO kit_rows (text) VALUES ('x')", "DELETE FROM kit_secret_rows", "CREATE TABLE mine (id int)",
+            f"SELECT lo_put({large}, 0, 'x')", "ALTER ROLE kit_backup SUPERUSER", "CREATE ROLE another",
+            "COPY kit_rows TO '/tmp/rows'",
+        ):  # fmt: skip
+            with pytest.raises(subprocess.CalledProcessError):
+                sql(host, unlocked + statement, **as_role)
+        with pytest.raises(subprocess.CalledProcessError):
+            sql(host, "CREATE TEMPORARY TABLE mine (id int)", **as_role)
+        # Over the network it is nobody: it has no password.
+        assert sql(host, "SELECT rolpassword IS NULL FROM pg_authid WHERE rolname = 'kit_backup'") == "t"
+    finally:
+        sql(host, f"DROP TABLE kit_secret_rows; SELECT lo_unlink({large})")
+
+
+def test_the_rows_are_those_of_the_snapshot_that_was_dumped(host: HostReleases) -> None:
+    fill(host, 100_000)
+    writer = subprocess.Popen(
+        ["docker", "exec", host.containers()["db"][0], "sh", "-c",
+         "while :; do psql -q -U \"$POSTGRES_USER\" -d \"$POSTGRES_DB\" -c \"INSERT INTO kit_rows (text) "
+         "SELECT 'late' FROM generate_series(1, 50)\" || exit; [ -e /tmp/enough ] && exit; done"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        # The level restore compares what was dumped with what was counted: one row of difference fails it.
+        given = backed_up(host)
+        writing = writer.poll() is None
+    finally:
+        docker("exec", host.containers()["db"][0], "touch", "/tmp/enough")
+        writer.wait(30)
+        docker("exec", host.containers()["db"][0], "rm", "/tmp/enough")
+    assert writing
+    counted = manifest_of(host, given)["rows"]["public.kit_rows"]
+    assert 100_000 <= counted < int(sql(host, "SELECT count(*) FROM kit_rows"))
+
+
+def test_a_large_database_is_read_and_not_restored_and_the_output_says_so(host: HostReleases) -> None:
+    with limits(host, restore_test_max_bytes=1000):
+        told = host.engine("backup", "--json")
+    assert told.code == 0, told.err
+    assert told.json["backup"]["level"] == "read"
+    assert "verified by read" in told.err
+    assert "more than the 0.0 GiB of backup_restore_test_max_bytes" in told.err
+    assert host.engine("backup", "--json", "--level", "checksum").json["backup"]["level"] == "checksum"
+
+
+def test_ids_stay_unique_and_ordered_when_the_clock_jumps(host: HostReleases) -> None:
+    first = backed_up(host, "--level", "checksum")
+    # One that was made by a clock that went wrong.
+    future = folder_of(host, "20900101T000000Z-later")
+    future.mkdir()
+    try:
+        second, third = backed_up(host, "--level", "checksum"), backed_up(host, "--level", "checksum")
+        assert first < future.name < second < third
+        assert [one["id"] for one in backup.listed(host.root)][:3] == [third, second, first]
+        # And its age is that of its making.
+        assert backup.listed(host.root)[0]["age"] < 300
+    finally:
+        for name in [path.name for path in (host.root / FOLDER).glob("2090*")]:
+            subprocess.run(["rm", "-r", folder_of(host, name)], check=True)
+
+
+def test_a_thousand_backups_are_listed_and_the_newest_is_found(host: HostReleases, tmp_path: Path) -> None:
+    told = manifest_of(host, backed_up(host, "--level", "checksum"))
+    for number in range(1000):
+        given = f"20200101T{number // 3600:02}{number // 60 % 60:02}{number % 60:02}Z-old"
+        folder = tmp_path / FOLDER / given
+        folder.mkdir(parents=True)
+        (folder / MANIFEST).write_text(json.dumps(verification.sealed({**told, "id": given})))
+    begun = time.monotonic()
+    assert len(backup.listed(tmp_path)) == 1000
+    assert time.monotonic() - begun < 5
+    newest = backup.newest(tmp_path)
+    assert newest is not None
+    assert newest["id"] == "20200101T001639Z-old"
+    assert backup.free_id(tmp_path, "now") > newest["id"]
+
+
+def test_media_are_copied_once_and_a_bad_copy_is_not_handed_on(host: HostReleases) -> None:
+    media_file(host, "kept.bin", "k" * 5000)
+    first = folder_of(host, backed_up(host, "--level", "checksum"))
+    media_file(host, "new.bin", "n" * 300)
+    told = manifest_of(host, second := backed_up(host, "--level", "checksum"))
+    assert told["media"]["copied"] == 300
+
+    def kept(folder: Path) -> Path:
+        entries = {one["path"]: one for one in verification.media_entries(folder)}
+        return verification.media_path(folder, entries["kept.bin"]["sha256"])
+
+    assert kept(first).stat().st_ino == kept(folder_of(host, second)).stat().st_ino
+    # A bit turns on the disk, in the file that both have.
+    flip(kept(first))
+    third = backed_up(host, "--level", "checksum")
+    assert kept(folder_of(host, third)).read_text() == "k" * 5000
+    assert manifest_of(host, third)["media"]["copied"] == 5000
+    # A change that keeps size and time of modification is seen all the same.
+    media(host, "sh", "-c", "touch -r kept.bin /tmp/then; printf x | dd of=kept.bin conv=notrunc status=none; "
+                            "touch -r /tmp/then kept.bin")  # fmt: skip
+    fourth = backed_up(host, "--level", "checksum")
+    assert kept(folder_of(host, fourth)).read_text() == "x" + "k" * 4999
+
+
+def test_a_media_file_that_changes_while_it_is_read_is_read_anew_and_told(host: HostReleases) -> None:
+    media(host, "sh", "-c", "head -c 60000000 /dev/zero > busy.bin")
+    container = host.containers()["web"][0]
+    loop = "while [ ! -e /tmp/enough ]; do printf x | dd of=busy.bin conv=notrunc status=none; done; rm /tmp/enough"
+    writer = subprocess.Popen(["docker", "exec", "--workdir", "/var/app/media", container, "sh", "-c", loop])
+    try:
+        told = host.engine("backup", "--json", "--level", "checksum")
+    finally:
+        docker("exec", container, "touch", "/tmp/enough")
+        writer.wait(30)
+    try:
+        assert told.code == 0, told.err
+        assert "media file 'busy.bin' was written to whenever it was read" in told.err
+        manifest = manifest_of(host, str(told.json["backup"]["id"]))
+        assert manifest["media"]["changed"] == ["busy.bin"]
+        # It was sent three times, and the next backup does not take it for known.
+        assert manifest["media"]["copied"] >= 3 * 60_000_000
+        assert manifest_of(host, backed_up(host, "--level", "checksum"))["media"]["copied"] == 60_000_000
+    finally:
+        media(host, "rm", "busy.bin")
+
+
+def test_an_earlier_kits_backup_is_listed_and_comes_back(host: HostReleases) -> None:
+    fill(host, 21)
+    given = backed_up(host)
+    old = {name: value for name, value in manifest_of(host, given).items() if name in
+           ("id", "project", "env", "release", "database", "server", "bytes", "sha256", "level", "seconds")}  # fmt: skip
+    (folder_of(host, given) / MANIFEST).write_text(json.dumps({**old, "engine": "0.1.0", "schema": 1}))
+    fill(host, 3)
+    assert f"{given}, " in host.engine("backups").out
+    told = restore(host, given)
+    assert told.code == 0, told.err
+    assert host.ask("/rows") == "21"
+
+
+CUTS = (99, 90, 50, 10)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [*(f"dump cut to {part} %" for part in CUTS), *(f"bit in {name}" for name in
+     (DUMP, ROLES, CONFIGURATION, MEDIA_LIST, MANIFEST, "media")), "uncompressed bit", "no manifest", "no seal",
+     "no dump", "no media file", "other project", "other environment", "newer server"],
+)  # fmt: skip
+def test_what_is_not_whole_or_not_ours_is_refused(host: HostReleases, fault: str) -> None:
+    fill(host, 50)
+    media_file(host, "one.txt", "one file")
+    given = backed_up(host, "--level", "checksum")
+    folder = folder_of(host, given)
+    (entry,) = [one for one in verification.media_entries(folder) if one["path"] == "one.txt"]
+    kept = verification.media_path(folder, entry["sha256"])
+    dump, before = folder / DUMP, databases(host)
+    if fault.startswith("dump cut"):
+        content = dump.read_bytes()
+        dump.write_bytes(content[: len(content) * int(fault.split()[-2]) // 100])
+    elif fault.startswith("bit in"):
+        flip(kept if fault.endswith("media") else folder / fault.split()[-1])
+    elif fault == "uncompressed bit":
+        # pg_restore reads this without a word, and restores a wrong row.
+        plain = ["pg_dump", "--format=custom", "--compress=0", f"--username={host.name}", f"--dbname={host.name}"]
+        made = subprocess.run(["docker", "exec", host.containers()["db"][0], *plain], capture_output=True, check=True)
+        row = sql(host, "SELECT text FROM kit_rows LIMIT 1").encode()
+        dump.write_bytes(made.stdout)
+        reseal(folder)
+        dump.write_bytes(made.stdout.replace(row, bytes([row[0] ^ 1]) + row[1:], 1))
+        assert dump.read_bytes() != made.stdout
+    elif fault == "no manifest":
+        (folder / MANIFEST).unlink()
+    elif fault == "no seal":
+        told = manifest_of(host, given)
+        del told["seal"]
+        (folder / MANIFEST).write_text(json.dumps(told))
+    elif fault in ("no dump", "no media file"):
+        (dump if fault == "no dump" else kept).unlink()
+    else:
+        changed = {"other project": ("project", "another"), "other environment": ("env", "dev"),
+                   "newer server": ("server", "99.1")}[fault]  # fmt: skip
+        reseal(folder, **dict([changed]))
+    told = restore(host, given)
+    assert told.code == 1
+    assert told.json["code"] == "backup"
+    assert "Nothing was changed" in told.json["problem"]
+    assert host.ask("/rows") == "50"
+    assert databases(host) == before
+
+
+@pytest.mark.parametrize("part", [*CUTS, "bit"])
+def test_a_read_finds_what_the_table_of_contents_does_not(host: HostReleases, part: int | str) -> None:
+    """The level itself, for a dump that was bad before its checksum was made."""
+    from kit_engine import recovery
+    from kit_engine.errors import EngineError
+
+    fill(host, 20_000)
+    folder = folder_of(host, backed_up(host, "--level", "checksum"))
+    wanted = recovery.docker_of(host.root, host.current)
+    server, dump = wanted.running("db"), folder / DUMP
+    verification.read(wanted, None, server, folder, json.loads((folder / MANIFEST).read_text()))
+    content = dump.read_bytes()
+    if part == "bit":
+        flip(dump)
+    else:
+        dump.write_bytes(content[: len(content) * int(part) // 100])
+    with pytest.raises(EngineError, match="cannot be read back"):
+        verification.read(wanted, None, server, folder, json.loads((folder / MANIFEST).read_text()))
+
+
+def test_a_restore_finds_rows_that_are_lacking(host: HostReleases) -> None:
+    from kit_engine import recovery
+    from kit_engine.errors import EngineError
+
+    fill(host, 100)
+    folder = folder_of(host, backed_up(host, "--level", "checksum"))
+    wanted = recovery.docker_of(host.root, host.current)
+    database = wanted.stack.database
+    assert database is not None
+    told = json.loads((folder / MANIFEST).read_text())
+    told["rows"]["public.kit_rows"] = 101
+    with pytest.raises(EngineError, match=r"public\.kit_rows: 101 dumped, 100"):
+        verification.restore(wanted, None, wanted.running("db"), database, folder, told)
+    assert throw_aways(host) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("victim", ["pg_dump", "engine"])
+def test_a_backup_that_is_killed_leaves_none(host: HostReleases, victim: str, number: signal.Signals) -> None:
+    fill(host, 400_000)
+    before, container = (
+        {name for name in names(host) if not name.startswith(backup.UNFINISHED)},
+        host.containers()["db"][0],
+    )
+    running = host.started("backup", "--json")
+    while running.poll() is None:
+        rows = docker("top", container, "-eo", "pid,args").splitlines()
+        found = [row for row in rows if row.split(maxsplit=1)[1].startswith("pg_dump --format=custom --snapshot")]
+        if found:
+            if victim == "engine":
+                os.killpg(running.pid, number)
+            else:
+                os.kill(int(found[0].split()[0]), number)
+            break
+    out, err = running.communicate(timeout=60)
+    assert running.returncode != 0, err
+    if victim == "pg_dump":
+        assert json.loads(out.splitlines()[-1])["code"] == "backup"
+    if (victim, number) != ("engine", signal.SIGKILL):
+        assert names(host) == before
+        # Nothing of it goes on inside the server either.
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'kit_backup'"
+        end = time.monotonic() + 10
+        while sql(host, sessions) != "0":
+            assert time.monotonic() < end
+    # And the next one clears away what there is.
+    given = backed_up(host, "--level", "checksum")
+    assert names(host) == before | {given}
+
+
+def test_a_restore_test_that_is_killed_is_removed_by_the_next_run(host: HostReleases) -> None:
+    fill(host, 50_000)
+    before = names(host)
+    running = host.started("backup")
+    while not throw_aways(host):
+        assert running.poll() is None
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate(timeout=60)
+    # One that was still being made may come a moment later.
+    time.sleep(2)
+    assert len(throw_aways(host)) == 1
+    given = backed_up(host, "--level", "checksum")
+    assert throw_aways(host) == []
+    assert names(host) == before | {given}
+
+
+@contextmanager
+def small_disk(host: HostReleases, mib: int) -> Iterator[None]:
+    """Have the folder of backups lie on a disk of its own, which holds so much."""
+    folder = host.root / FOLDER
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", folder], check=True)
+    try:
+        with limits(host, min_free_bytes=1):
+            yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("stage", ["dump", "media", "manifest", "known beforehand"])
+def test_a_full_disk_leaves_the_good_backup_and_no_other(host: HostReleases, stage: str) -> None:
+    fill(host, 10)
+    with small_disk(host, 12):
+        good = backed_up(host, "--level", "read")
+        if stage == "dump":
+            # The last dump was small, so that it is expected to fit.
+            sql(host, "INSERT INTO kit_rows (text) SELECT string_agg(sha512(random()::text::bytea)::text, '') "
+                      "FROM generate_series(1, 120000) i GROUP BY i / 10")  # fmt: skip
+        elif stage == "media":
+            media(host, "sh", "-c", "head -c 14000000 /dev/urandom > big.bin")
+        elif stage == "manifest":
+            free = os.statvfs(host.root / FOLDER)
+            # All but what the dump itself takes.
+            size = (folder_of(host, good) / DUMP).stat().st_size
+            (host.root / FOLDER / "filler").write_bytes(b"x" * (free.f_bavail * free.f_frsize - size - 3 * 4096))
+        else:
+            reseal(folder_of(host, good), bytes=10**9)
+        try:
+            told = host.engine("backup", "--json", "--level", "read")
+        finally:
+            if stage == "media":
+                media(host, "rm", "big.bin")
+        assert told.code == 1, told.out
+        assert told.json["code"] in ("backup", "files")
+        if stage in ("media", "known beforehand"):
+            assert "would not fit" in told.json["problem"]
+        assert names(host) - {"filler"} == {good}
+        assert [one["id"] for one in backup.listed(host.root)] == [good]
+        # With room again the next one is made.
+        (host.root / FOLDER / "filler").unlink(missing_ok=True)
+        fill(host, 10)
+        backed_up(host, "--level", "checksum")
+
+
+def test_a_server_that_refuses_the_role_leaves_no_backup(host: HostReleases) -> None:
+    """As with a wrong password: pg_hba.conf asks for one, and there is none."""
+    before, container = names(host), host.containers()["db"][0]
+    rules = "/var/lib/postgresql/data/pg_hba.conf"
+    docker(
+        "exec",
+        container,
+        "sh",
+        "-c",
+        f"cp -p {rules} /tmp/rules; sed -i '1i local all kit_backup scram-sha-256' {rules}",
+    )
+    sql(host, "SELECT pg_reload_conf()")
+    try:
+        told = host.engine("backup", "--json")
+    finally:
+        docker("exec", container, "sh", "-c", f"cat /tmp/rules > {rules}; rm /tmp/rules")
+        sql(host, "SELECT pg_reload_conf()")
+    assert told.code == 1
+    assert told.json["code"] == "backup"
+    assert "does not let role kit_backup read it" in told.json["problem"]
+    assert names(host) == before
+
+
+def test_a_server_that_stops_leaves_no_backup(host: HostReleases) -> None:
+    before, container = names(host), host.containers()["db"][0]
+    fill(host, 400_000)
+    running = host.started("backup", "--json")
+    while not list((host.root / FOLDER).glob(f"{backup.UNFINISHED}*/{DUMP}")):
+        assert running.poll() is None
+    docker("kill", container)
+    out, err = running.communicate(timeout=90)
+    assert running.returncode == 1, err
+    assert json.loads(out.splitlines()[-1])["code"] == "backup"
+    assert names(host) == before
+    stopped = host.engine("backup", "--json")
+    assert stopped.code == 1
+    assert stopped.json["code"] == "stopped"
+    assert names(host) == before
+    told = host.deploy(None)
+    assert told.code == 0, told.err
+    assert host.ask("/rows") == "400000"
+
+
+def test_a_backup_that_takes_too_long_is_ended(host: HostReleases) -> None:
+    before = names(host)
+    fill(host, 400_000)
+    with limits(host, timeout_seconds=0):
+        told = host.engine("backup", "--json")
+    assert told.code == 1
+    assert "backup_timeout_seconds" in told.json["problem"]
+    assert names(host) == before
+
+
+def test_label_of_what_is_thrown_away_is_no_containers_of_the_stack(host: HostReleases) -> None:
+    assert throw_away.LABEL not in docker("inspect", host.containers()["db"][0])

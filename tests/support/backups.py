@@ -1,0 +1,80 @@
+"""What tests of backups do to a host: rows and media files, damage, and what is left of containers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kit_engine import throw_away, verification
+from kit_engine.backup import FOLDER, MANIFEST
+from kit_engine.verification import DUMP
+
+from support.engine_stack import docker
+from support.host_releases import HostReleases
+
+
+def sql(host: HostReleases, statement: str, user: str = "") -> str:
+    """Ask the database."""
+    words = ["psql", "--no-align", "--tuples-only", f"--username={user or host.name}", f"--dbname={host.name}"]
+    words.append("--set=ON_ERROR_STOP=1")
+    return docker("exec", host.containers()["db"][0], *words, f"--command={statement}").strip()
+
+
+def fill(host: HostReleases, rows: int) -> None:
+    """Have just so many rows."""
+    sql(host, f"TRUNCATE kit_rows; INSERT INTO kit_rows (text) SELECT md5(i::text) FROM generate_series(1, {rows}) i")  # noqa: S608 - a number
+
+
+def databases(host: HostReleases) -> str:
+    """Names of all databases of the server."""
+    return sql(host, "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database")
+
+
+def backed_up(host: HostReleases, *words: str) -> str:
+    """Back up; gives the backup's id."""
+    told = host.engine("backup", "--json", *words)
+    assert told.code == 0, told.err
+    return str(told.json["backup"]["id"])
+
+
+def folder_of(host: HostReleases, given: str) -> Path:
+    """Where a backup lies."""
+    return host.root / FOLDER / given
+
+
+def manifest_of(host: HostReleases, given: str) -> dict[str, Any]:
+    """What a backup says of itself."""
+    told: dict[str, Any] = json.loads((folder_of(host, given) / MANIFEST).read_text())
+    return told
+
+
+def reseal(folder: Path, **changed: Any) -> None:
+    """Change a manifest as the kit itself would: the dump as it lies there, and what is given."""
+    dump = {"bytes": (folder / DUMP).stat().st_size, "sha256": verification.sha256(folder / DUMP)}
+    told = json.loads((folder / MANIFEST).read_text())
+    told = {**told, **dump, "files": {**told["files"], DUMP: dump}, **changed}
+    (folder / MANIFEST).write_text(json.dumps(verification.sealed(told)))
+
+
+def flip(path: Path) -> None:
+    """Turn one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def media(host: HostReleases, *words: str) -> str:
+    """Run a command in the folder of the media files, as the app does."""
+    return docker("exec", "--workdir", "/var/app/media", host.containers()["web"][0], *words).strip()
+
+
+def media_file(host: HostReleases, path: str, text: str) -> None:
+    """Write a media file."""
+    media(host, "python", "-c", "import sys; from pathlib import Path; path = Path(sys.argv[1]); "
+          "path.parent.mkdir(exist_ok=True); path.write_text(sys.argv[2])", path, text)  # fmt: skip
+
+
+def throw_aways(host: HostReleases) -> list[str]:
+    """Containers that a backup made for a while."""
+    return docker("ps", "--all", "--quiet", "--filter", f"label={throw_away.LABEL}={host.project}").split()
