@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from kit_engine.backup import DUMP, FOLDER, MANIFEST
+from kit_engine.backup import FOLDER, MANIFEST
+from kit_engine.verification import DUMP
 from support import host_releases
 from support.engine_stack import docker
 from support.host_releases import HostReleases

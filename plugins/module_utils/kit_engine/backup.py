@@ -209,7 +209,7 @@ def _fill(
     media = None
     if stack.app_files and stack.app_files.media_volume and docker.has_volume(stack.app_files.media_volume):
         media = backup_media.copy(
-            docker, stack.app_files.media_volume, new, stack.root / FOLDER / before["id"] if before else None,
+            docker, stack.app_files.media_volume, new, _earlier_media(stack.root),
             streams.Progress(report, "media copied"), lambda wanted: _demand_room(docker, {new: wanted}),
         )  # fmt: skip
     names = [name for name in (DUMP, ROLES, CONFIGURATION, MEDIA_LIST) if (new / name).is_file()]
@@ -229,6 +229,15 @@ def _fill(
     releases.replace(new / MANIFEST, json.dumps(verification.sealed(asdict(done)), indent=2) + "\n")
     (new / MANIFEST).chmod(0o600)
     return done
+
+
+def _earlier_media(root: Path) -> Optional[Path]:
+    """The newest backup whose list of media files is what was written: a damaged one must not spoil the next."""
+    for told in _each(root):
+        folder, wanted = root / FOLDER / str(told["id"]), told.get("files", {}).get(MEDIA_LIST)
+        if wanted and (folder / MEDIA_LIST).is_file() and verification.sha256(folder / MEDIA_LIST) == wanted["sha256"]:
+            return folder
+    return None
 
 
 def _pack_configuration(stack: Stack, target: Path) -> None:

@@ -14,7 +14,7 @@ from typing import IO, Any, Optional
 from kit_engine import command, media_reader, streams, throw_away
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
-from kit_engine.verification import MEDIA_LIST, media_entries, media_path, sha256
+from kit_engine.verification import MEDIA, MEDIA_LIST, media_entries, media_path, sha256
 
 # What reads files of any owner, and nothing else.
 _CAPABILITIES = ("DAC_READ_SEARCH",)
@@ -51,7 +51,7 @@ def copy(
         docker: the stack's containers.
         volume: name of the volume.
         target: folder of the new backup.
-        earlier: folder of the newest good backup; None where there is none.
+        earlier: folder of a backup whose list of media files is sound; None where there is none.
         progress: told the bytes that were copied.
         room_for: refuses as many bytes as will be copied, where they would not fit.
 
@@ -62,6 +62,7 @@ def copy(
         EngineError: the volume cannot be read, or the copy not be written.
     """
     throw_away.remove_left(docker)
+    (target / MEDIA).mkdir(mode=0o700)
     kept = _kept(earlier)
     image = str(docker.configuration["services"][docker.stack.web]["image"])
     source = pkgutil.get_data("kit_engine", "media_reader.py")
@@ -170,13 +171,13 @@ def _content(
             return told
         if told["state"] != media_reader.AGAIN:
             path = media_path(target, digest.hexdigest())
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             new.replace(path)
             return {**told, "sha256": digest.hexdigest()}
 
 
 def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.parent.mkdir(mode=0o700, exist_ok=True)
     if not target.exists():
         os.link(source, target)
 
