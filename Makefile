@@ -111,8 +111,8 @@ destroy: $(login) ## Remove ENV with its data; asks for its name, or CONFIRM=ENV
 ps: $(login) ## List ENV's containers
 	@$(manage) ps
 
-backup: $(login) ## Back ENV's database up, and read the backup back
-	@$(manage) backup $(waiting)
+backup: $(login) ## Back ENV's database and media up, and verify the backup; ARGS='--level read'
+	@$(manage) backup $(waiting) $(ARGS)
 
 backups: $(login) ## List the backups on ENV's host
 	@$(manage) backups $(ARGS)

@@ -100,7 +100,11 @@ def test_a_dump_that_is_killed_leaves_no_backup_and_stops_the_release(host: Host
     running.stdin.close()  # type: ignore[union-attr]  # it is a pipe
     killed = False
     while running.poll() is None and not killed:
-        dumps = [row for row in docker("top", container, "-eo", "pid,args").splitlines() if "pg_dump --format" in row]
+        dumps = [
+            row
+            for row in docker("top", container, "-eo", "pid,args").splitlines()
+            if "pg_dump --format=custom --snapshot" in row
+        ]
         for row in dumps:
             os.kill(int(row.split()[0]), signal.SIGKILL)
             killed = True

@@ -76,5 +76,6 @@ def media_file(host: HostReleases, path: str, text: str) -> None:
 
 
 def throw_aways(host: HostReleases) -> list[str]:
-    """Containers that a backup made for a while."""
-    return docker("ps", "--all", "--quiet", "--filter", f"label={throw_away.LABEL}={host.project}").split()
+    """Names of containers that a backup made for a while."""
+    label = f"label={throw_away.LABEL}={host.project}"
+    return docker("ps", "--all", "--format", "{{.Names}}", "--filter", label).split()

@@ -16,7 +16,7 @@ OF_PLAYBOOKS = {
 MEANINGS = {
     **OF_PLAYBOOKS,
     "app_image": "the app's image cannot be built",
-    "backup": "the database cannot be backed up, or the backup cannot be read back",
+    "backup": "no backup can be made, or one is not good",
     "base_images": "a base image cannot be had, or is another one than the record or the data wants",
     "bundle": "a release did not arrive whole",
     "certificate": "the certificate is refused; the message says why",

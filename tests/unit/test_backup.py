@@ -1,0 +1,167 @@
+"""Parts of a backup that need no engine: what it is named, sealed and told by, and how media files are read."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit_engine import backup, backup_dump, media_reader, streams, verification
+
+TOLD: dict[str, Any] = {"id": "20260101T000000Z-a", "schema": 2, "bytes": 1, "level": "read", "rows": {"public.a": 2}}
+
+
+def test_a_seal_tells_of_any_change() -> None:
+    sealed = verification.sealed(TOLD)
+    assert verification.is_sealed(json.loads(json.dumps(sealed)))
+    assert not verification.is_sealed(TOLD)
+    for name in TOLD:
+        assert not verification.is_sealed({**sealed, name: "other"})
+    # Those of the first schema had none.
+    assert verification.is_sealed({**TOLD, "schema": 1})
+
+
+def test_no_flipped_bit_of_a_manifest_goes_unseen() -> None:
+    content = (json.dumps(verification.sealed(TOLD), indent=2) + "\n").encode()
+    for place in range(len(content)):
+        for bit in range(8):
+            changed = bytearray(content)
+            changed[place] ^= 1 << bit
+            try:
+                told = json.loads(changed.decode())
+                accepted = isinstance(told, dict) and verification.is_sealed(told)
+            except ValueError:
+                continue
+            # A change between two kinds of white space changes nothing.
+            assert not accepted or told == json.loads(content), (place, bit)
+
+
+def test_what_is_listed_has_a_manifest_as_it_was_written(tmp_path: Path) -> None:
+    folder = tmp_path / backup.FOLDER
+    contents = {
+        "20260101T000000Z-a": json.dumps(verification.sealed(TOLD)),
+        "20260102T000000Z-another-id": json.dumps(verification.sealed(TOLD)),
+        "20260103T000000Z-changed": json.dumps({**verification.sealed(TOLD), "id": "20260103T000000Z-changed"}),
+        "20260104T000000Z-cut": "{",
+        "20260105T000000Z-list": "[]",
+        ".new-17": json.dumps(verification.sealed({**TOLD, "id": ".new-17"})),
+        "20269999T000000Z-no-time": json.dumps(verification.sealed({**TOLD, "id": "20269999T000000Z-no-time"})),
+    }
+    for name, text in contents.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / backup.MANIFEST).write_text(text)
+    (folder / "20260106T000000Z-none").mkdir()
+    assert [one["id"] for one in backup.listed(tmp_path)] == ["20260101T000000Z-a"]
+
+
+@pytest.mark.parametrize("offset", [-86_400, 0, 86_400])
+def test_ids_rise_whatever_the_clock_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int) -> None:
+    made = []
+    now = time.time()
+    for number in range(4):
+        monkeypatch.setattr(time, "time", lambda number=number: now + number * offset)
+        made.append(backup.free_id(tmp_path, "r"))
+        (tmp_path / backup.FOLDER / made[-1]).mkdir(parents=True)
+    assert made == sorted(set(made))
+
+
+def test_progress_names_bytes_and_percent() -> None:
+    assert streams.Progress(None, "dumped", 80 << 20, about=True).text(12 << 20) == "dumped 12 of about 80 MiB (15 %)"
+    # A guess that was short.
+    assert streams.Progress(None, "dumped", 80 << 20).text(90 << 20) == "dumped 90 of 80 MiB (99 %)"
+    assert streams.Progress(None, "dumped").text(5 << 20) == "dumped 5 MiB"
+
+
+def test_rows_are_read_whatever_a_table_is_named() -> None:
+    assert backup_dump.rows_of(['["public.\\"a|b\\nc\\"", 3]', "SET", '["public.d", 0]']) == {
+        'public."a|b\nc"': 3,
+        "public.d": 0,
+    }
+
+
+def read(folder: Path, known: list[list[Any]] | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Have a folder sent; gives the sum, and each entry with its ``content`` and the ``states`` of its sendings."""
+    out = io.BytesIO()
+    media_reader.send(str(folder), io.BytesIO("".join(json.dumps(one) + "\n" for one in known or ()).encode()), out)
+    out.seek(0)
+    total = json.loads(out.readline())
+    entries: list[dict[str, Any]] = []
+    while True:
+        entry = json.loads(out.readline())
+        if "end" in entry:
+            assert out.read() == b""
+            return total, entries
+        entries.append(entry)
+        if entry["kind"] == "file" and not entry["same"]:
+            entry["states"] = []
+            while not entry["states"] or entry["states"][-1] == media_reader.AGAIN:
+                entry["content"] = b""
+                while length := media_reader.LENGTH.unpack(out.read(media_reader.LENGTH.size))[0]:
+                    entry["content"] += out.read(length)
+                entry["states"].append(json.loads(out.readline())["state"])
+
+
+def test_everything_below_the_folder_is_sent_once(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c.txt").write_text("text")
+    (tmp_path / "link").symlink_to("a/b/c.txt")
+    (tmp_path / "empty").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    # No name of UTF-8.
+    strange = os.fsdecode(b"\xff\n.bin")
+    (tmp_path / strange).write_bytes(b"x" * (media_reader.PIECE + 1))
+    total, entries = read(tmp_path)
+    assert total == {"files": 3, "bytes": 4 + media_reader.PIECE + 1}
+    kinds = {one["path"]: one["kind"] for one in entries}
+    assert kinds == {
+        "a": "folder", "a/b": "folder", "a/b/c.txt": "file", "link": "link", "empty": "file", "pipe": "other",
+        strange: "file",
+    }  # fmt: skip
+    assert {one["path"]: one["content"] for one in entries if "content" in one} == {
+        "a/b/c.txt": b"text", "empty": b"", strange: b"x" * (media_reader.PIECE + 1),
+    }  # fmt: skip
+    known = [[one["path"], one["size"], one["mtime_ns"], one["ctime_ns"]] for one in entries if one["kind"] == "file"]
+    total, again = read(tmp_path, known)
+    assert total == {"files": 0, "bytes": 0}
+    assert [one["path"] for one in again if one.get("same")] == [path for path, *_ in known]
+
+
+@pytest.mark.parametrize(
+    ("change", "states"),
+    [
+        (lambda path, times: path.write_text(f"{times} times"), ["again", "again", "changed"]),
+        (lambda path, times: path.write_text("once") if times == 1 else None, ["again", "whole"]),
+        (lambda path, times: path.unlink() if times == 1 else None, ["again", "gone"]),
+    ],
+)
+def test_a_file_that_changes_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path, int], None], states: list[str]
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("at first")
+    times = 0
+    pack = media_reader.LENGTH.pack
+
+    class Changing:
+        """Changes the file whenever a piece of it was read."""
+
+        size = media_reader.LENGTH.size
+
+        def pack(self, length: int) -> bytes:
+            nonlocal times
+            if length:
+                times += 1
+                time.sleep(0.02)
+                change(path, times)
+            return pack(length)
+
+        unpack = staticmethod(media_reader.LENGTH.unpack)
+
+    monkeypatch.setattr(media_reader, "LENGTH", Changing())
+    _, (entry,) = read(tmp_path)
+    assert entry["states"] == states
