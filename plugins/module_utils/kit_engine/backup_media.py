@@ -18,6 +18,8 @@ from kit_engine.verification import MEDIA, MEDIA_LIST, media_entries, media_path
 
 # What reads files of any owner, and nothing else.
 _CAPABILITIES = ("DAC_READ_SEARCH",)
+# Size, times of change in ns, SHA-256.
+_Kept = tuple[int, int, int, str]
 _MOUNTED = "/kit-media"
 _CONTENT = ("path", "kind", "size", "mtime_ns", "ctime_ns", "mode", "uid", "gid", "target", "sha256")
 
@@ -77,10 +79,7 @@ def copy(
     ]
     try:
         with streams.open_to(words, docker.stack.backup.timeout_seconds) as (reader, stdin, stdout):
-            stdin.writelines(
-                json.dumps([one["path"], one["size"], one["mtime_ns"], one["ctime_ns"]]).encode() + b"\n"
-                for one in kept.values()
-            )
+            stdin.writelines(json.dumps([path, *one[:-1]]).encode() + b"\n" for path, one in kept.items())
             stdin.close()
             done = _take(docker, stdout, target, earlier, kept, progress, room_for)
             if reader.wait():
@@ -92,14 +91,17 @@ def copy(
     return done
 
 
-def _kept(earlier: Optional[Path]) -> dict[str, dict[str, Any]]:
+def _kept(earlier: Optional[Path]) -> dict[str, _Kept]:
     """The files of an earlier backup whose content there is still what it was: a bad copy is not handed on."""
     if earlier is None or not (earlier / MEDIA_LIST).is_file():
         return {}
-    entries = [one for one in media_entries(earlier) if one["kind"] == "file" and not one.get("unsteady")]
-    digests = {one["sha256"] for one in entries}
-    good = {digest for digest in digests if _is_good(media_path(earlier, digest), digest)}
-    return {one["path"]: one for one in entries if one["sha256"] in good}
+    kept = {
+        one["path"]: (one["size"], one["mtime_ns"], one["ctime_ns"], one["sha256"])
+        for one in media_entries(earlier)
+        if one["kind"] == "file" and not one.get("unsteady")
+    }
+    good = {digest for digest in {one[-1] for one in kept.values()} if _is_good(media_path(earlier, digest), digest)}
+    return {path: one for path, one in kept.items() if one[-1] in good}
 
 
 def _is_good(path: Path, digest: str) -> bool:
@@ -110,7 +112,7 @@ def _is_good(path: Path, digest: str) -> bool:
 
 
 def _take(
-    docker: Docker, stream: IO[bytes], target: Path, earlier: Optional[Path], kept: dict[str, dict[str, Any]],
+    docker: Docker, stream: IO[bytes], target: Path, earlier: Optional[Path], kept: dict[str, _Kept],
     progress: streams.Progress, room_for: Callable[[int], None],
 ) -> Media:  # fmt: skip
     done = Media()
@@ -127,7 +129,7 @@ def _take(
                 continue
             if entry["kind"] == "file" and entry["same"]:
                 assert earlier is not None  # noqa: S101 - nothing is the same without one
-                entry["sha256"] = kept[entry["path"]]["sha256"]
+                entry["sha256"] = kept[entry["path"]][-1]
                 _link(media_path(earlier, entry["sha256"]), media_path(target, entry["sha256"]))
             elif entry["kind"] == "file":
                 read = _content(docker, stream, target, progress, done)

@@ -15,7 +15,7 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 # A file that changes while it is read is read anew; one that is written without end would never be whole.
@@ -37,13 +37,13 @@ def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
     for line in stdin:
         path, *rest = json.loads(line)
         known[path] = (rest[0], rest[1], rest[2])
-    entries = list(_entries(folder))
-    for entry in entries:
-        seen = (entry["size"], entry["mtime_ns"], entry["ctime_ns"])
-        entry["same"] = entry["kind"] == "file" and known.get(entry["path"]) == seen
-    wanted = [entry for entry in entries if entry["kind"] == "file" and not entry["same"]]
-    _line(out, {"files": len(wanted), "bytes": sum(entry["size"] for entry in wanted)})
-    for entry in entries:
+    files = size = 0
+    # Gone through twice: to keep a million entries would take more memory than there is here.
+    for entry in _entries(folder, known):
+        if entry["kind"] == "file" and not entry["same"]:
+            files, size = files + 1, size + entry["size"]
+    _line(out, {"files": files, "bytes": size})
+    for entry in _entries(folder, known):
         _line(out, entry)
         if entry["kind"] == "file" and not entry["same"]:
             _content(os.path.join(folder, entry["path"]), out)  # noqa: PTH118 - as os.walk gives them, by the thousand
@@ -51,7 +51,7 @@ def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
     out.flush()
 
 
-def _entries(folder: str) -> Iterator[dict[str, Any]]:
+def _entries(folder: str, known: Mapping[str, tuple[int, int, int]]) -> Iterator[dict[str, Any]]:
     for place, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted([*folders, *files]):
@@ -62,7 +62,9 @@ def _entries(folder: str) -> Iterator[dict[str, Any]]:
                     entry["target"] = os.readlink(path)  # noqa: PTH115 - as above
             except FileNotFoundError:
                 continue
-            yield {"path": os.path.relpath(path, folder), **entry}
+            inside = os.path.relpath(path, folder)
+            seen = (entry["size"], entry["mtime_ns"], entry["ctime_ns"])
+            yield {"path": inside, **entry, "same": entry["kind"] == "file" and known.get(inside) == seen}
 
 
 def _described(found: os.stat_result) -> dict[str, Any]:

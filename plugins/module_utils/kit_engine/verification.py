@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -220,10 +220,11 @@ def demand_rows(docker: Docker, wanted: Mapping[str, int], found: Mapping[str, i
         raise _bad(docker, f"{what} has other rows than the database had, in {len(differing)} tables:\n{lines}")
 
 
-def media_entries(folder: Path) -> list[dict[str, Any]]:
+def media_entries(folder: Path) -> Iterator[dict[str, Any]]:
     """Read a backup's list of media files."""
     with (folder / MEDIA_LIST).open(encoding="ascii") as file:
-        return [json.loads(line) for line in file]
+        for line in file:
+            yield json.loads(line)
 
 
 def media_path(folder: Path, digest: str) -> Path:
