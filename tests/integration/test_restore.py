@@ -91,7 +91,7 @@ def test_files_are_nobody_elses(host: HostReleases) -> None:
 
 
 def test_a_dump_that_is_killed_leaves_no_backup_and_stops_the_release(host: HostReleases) -> None:
-    before = {path.name for path in (host.root / FOLDER).iterdir()}
+    before = {path.name for path in (host.root / FOLDER).glob("*")}
     release, container = host.current, host.containers()["db"][0]
     sql(host, "TRUNCATE kit_rows; INSERT INTO kit_rows (text) SELECT repeat(md5(i::text), 9) FROM "
               "generate_series(1, 400000) i")  # fmt: skip
@@ -112,7 +112,7 @@ def test_a_dump_that_is_killed_leaves_no_backup_and_stops_the_release(host: Host
     assert running.wait(60) == 1
     assert killed
     assert json.loads(out.splitlines()[-1])["code"] == "backup"
-    assert {path.name for path in (host.root / FOLDER).iterdir()} == before
+    assert {path.name for path in (host.root / FOLDER).glob("*")} == before
     assert host.current == release
     assert host.ask("/rows") == "400000"
 
