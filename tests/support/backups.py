@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,23 @@ def throw_aways(host: HostReleases) -> list[str]:
     """Names of containers that a backup made for a while."""
     label = f"label={throw_away.LABEL}={host.project}"
     return docker("ps", "--all", "--format", "{{.Names}}", "--filter", label).split()
+
+
+def names(host: HostReleases) -> set[str]:
+    """All that lies in the folder of backups, finished or not."""
+    return {path.name for path in (host.root / FOLDER).glob("*")}
+
+
+@contextmanager
+def limits(host: HostReleases, **changed: Any) -> Iterator[None]:
+    """Have the stack other settings for backups, or limits, for a while."""
+    path = (host.root / "current").resolve() / "stack.json"
+    before = path.read_text()
+    told = json.loads(before)
+    for group in ("backup", "limits"):
+        told[group].update({name: value for name, value in changed.items() if name in told[group]})
+    path.write_text(json.dumps(told))
+    try:
+        yield
+    finally:
+        path.write_text(before)

@@ -1,0 +1,189 @@
+"""A backup that is killed, refused, out of room or out of time leaves nothing, and loses no earlier one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from kit_engine import backup, throw_away
+from kit_engine.backup import FOLDER
+from kit_engine.verification import DUMP
+from support.backups import (
+    backed_up,
+    fill,
+    folder_of,
+    limits,
+    media,
+    names,
+    reseal,
+    sql,
+    throw_aways,
+)
+from support.engine_stack import docker
+from support.host_releases import HostReleases
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("victim", ["pg_dump", "engine"])
+def test_a_backup_that_is_killed_leaves_none(host: HostReleases, victim: str, number: signal.Signals) -> None:
+    fill(host, 400_000)
+    before, container = (
+        {name for name in names(host) if not name.startswith(backup.UNFINISHED)},
+        host.containers()["db"][0],
+    )
+    running = host.started("backup", "--json")
+    while running.poll() is None:
+        rows = docker("top", container, "-eo", "pid,args").splitlines()
+        found = [row for row in rows if row.split(maxsplit=1)[1].startswith("pg_dump --format=custom --snapshot")]
+        if found:
+            if victim == "engine":
+                os.killpg(running.pid, number)
+            else:
+                os.kill(int(found[0].split()[0]), number)
+            break
+    out, err = running.communicate(timeout=60)
+    assert running.returncode != 0, err
+    if victim == "pg_dump":
+        assert json.loads(out.splitlines()[-1])["code"] == "backup"
+    if (victim, number) != ("engine", signal.SIGKILL):
+        assert names(host) == before
+        # Nothing of it goes on inside the server either.
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'kit_backup'"
+        end = time.monotonic() + 10
+        while sql(host, sessions) != "0":
+            assert time.monotonic() < end
+    # And the next one clears away what there is.
+    given = backed_up(host, "--level", "checksum")
+    assert names(host) == before | {given}
+
+
+def test_a_restore_test_that_is_killed_is_removed_by_the_next_run(host: HostReleases) -> None:
+    fill(host, 50_000)
+    before = names(host)
+    running = host.started("backup")
+    while not any("restore-test" in name for name in throw_aways(host)):
+        assert running.poll() is None
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate(timeout=60)
+    # One that was still being made may come a moment later.
+    time.sleep(2)
+    (left,) = throw_aways(host)
+    volume = docker("inspect", "--format", "{{range .Mounts}}{{.Name}}{{end}}", left).strip()
+    assert volume in docker("volume", "ls", "--quiet").split()
+    given = backed_up(host, "--level", "checksum")
+    assert throw_aways(host) == []
+    assert volume not in docker("volume", "ls", "--quiet").split()
+    assert names(host) == before | {given}
+
+
+@contextmanager
+def small_disk(host: HostReleases, mib: int) -> Iterator[None]:
+    """Have the folder of backups lie on a disk of its own, which holds so much."""
+    folder = host.root / FOLDER
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", folder], check=True)
+    try:
+        with limits(host, min_free_bytes=1):
+            yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("stage", ["dump", "media", "small files", "known beforehand"])
+def test_a_full_disk_leaves_the_good_backup_and_no_other(host: HostReleases, stage: str) -> None:
+    fill(host, 10)
+    with small_disk(host, 12):
+        good = backed_up(host, "--level", "read")
+        if stage == "dump":
+            # The last dump was small, so that it is expected to fit.
+            sql(host, "INSERT INTO kit_rows (text) SELECT string_agg(sha512(random()::text::bytea)::text, '') "
+                      "FROM generate_series(1, 300000) i GROUP BY i / 10")  # fmt: skip
+        elif stage == "media":
+            media(host, "sh", "-c", "head -c 14000000 /dev/urandom > big.bin")
+        elif stage == "small files":
+            free = os.statvfs(host.root / FOLDER)
+            # All but what the dump itself takes.
+            size = (folder_of(host, good) / DUMP).stat().st_size
+            (host.root / FOLDER / "filler").write_bytes(b"x" * (free.f_bavail * free.f_frsize - size - 3 * 4096))
+        else:
+            fill(host, 200_000)
+            reseal(folder_of(host, good), bytes=10**9)
+        try:
+            told = host.engine("backup", "--json", "--level", "read")
+        finally:
+            if stage == "media":
+                media(host, "rm", "big.bin")
+        assert told.code == 1, told.out
+        assert told.json["code"] in ("backup", "files")
+        if stage in ("media", "known beforehand"):
+            assert "would not fit" in told.json["problem"]
+        assert names(host) - {"filler"} == {good}
+        assert [one["id"] for one in backup.listed(host.root)] == [good]
+        # With room again the next one is made.
+        (host.root / FOLDER / "filler").unlink(missing_ok=True)
+        fill(host, 10)
+        backed_up(host, "--level", "checksum")
+
+
+def test_a_server_that_refuses_the_role_leaves_no_backup(host: HostReleases) -> None:
+    """As with a wrong password: pg_hba.conf asks for one, and there is none."""
+    before, container = names(host), host.containers()["db"][0]
+    rules = "/var/lib/postgresql/data/pg_hba.conf"
+    docker(
+        "exec",
+        container,
+        "sh",
+        "-c",
+        f"cp -p {rules} /tmp/rules; sed -i '1i local all kit_backup scram-sha-256' {rules}",
+    )
+    sql(host, "SELECT pg_reload_conf()")
+    try:
+        told = host.engine("backup", "--json")
+    finally:
+        docker("exec", container, "sh", "-c", f"cat /tmp/rules > {rules}; rm /tmp/rules")
+        sql(host, "SELECT pg_reload_conf()")
+    assert told.code == 1
+    assert told.json["code"] == "backup"
+    assert "does not let role kit_backup read it" in told.json["problem"]
+    assert names(host) == before
+
+
+def test_a_server_that_stops_leaves_no_backup(host: HostReleases) -> None:
+    before, container = names(host), host.containers()["db"][0]
+    fill(host, 400_000)
+    running = host.started("backup", "--json")
+    while not list((host.root / FOLDER).glob(f"{backup.UNFINISHED}*/{DUMP}")):
+        assert running.poll() is None
+    docker("kill", container)
+    out, err = running.communicate(timeout=90)
+    assert running.returncode == 1, err
+    assert json.loads(out.splitlines()[-1])["code"] == "backup"
+    assert names(host) == before
+    stopped = host.engine("backup", "--json")
+    assert stopped.code == 1
+    assert stopped.json["code"] == "stopped"
+    assert names(host) == before
+    told = host.deploy(None)
+    assert told.code == 0, told.err
+    assert host.ask("/rows") == "400000"
+
+
+def test_a_backup_that_takes_too_long_is_ended(host: HostReleases) -> None:
+    before = names(host)
+    fill(host, 400_000)
+    with limits(host, timeout_seconds=0):
+        told = host.engine("backup", "--json")
+    assert told.code == 1
+    assert "backup_timeout_seconds" in told.json["problem"]
+    assert names(host) == before
+
+
+def test_label_of_what_is_thrown_away_is_no_containers_of_the_stack(host: HostReleases) -> None:
+    assert throw_away.LABEL not in docker("inspect", host.containers()["db"][0])
