@@ -48,7 +48,7 @@ login := environment $(if $(is_here),,.venv/.kit)
 parallel := -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
-.PHONY: help setup requirements deploy rollback releases backup backups restore plan render smoke secrets provision down destroy ps logs shell manage migrate maintenance restart \
+.PHONY: help setup requirements deploy rollback releases backup backups verify-backup prune-backups restore plan render smoke secrets provision down destroy ps logs shell manage migrate maintenance restart \
 	status lint test test-fast test-fresh test-hosts test-faults testbed-up testbed-down bench bench-deploy diagrams env-example
 
 help: ## List the targets
@@ -116,6 +116,12 @@ backup: $(login) ## Back ENV's database and media up, and verify the backup; ARG
 
 backups: $(login) ## List the backups on ENV's host
 	@$(manage) backups $(ARGS)
+
+verify-backup: $(login) ## Show that BACKUP=id|latest of ENV is good; ARGS='--level restore'
+	@$(manage) verify-backup '$(or $(BACKUP),latest)' $(waiting) $(ARGS)
+
+prune-backups: $(login) ## Remove the backups of ENV that need not be kept; ARGS=--dry-run tells which
+	@$(manage) prune-backups $(waiting) $(ARGS)
 
 restore: $(login) ## Bring BACKUP=id|latest of ENV back; asks for its name, or CONFIRM=ENV
 	@$(manage) restore '$(or $(BACKUP),latest)' $(if $(CONFIRM),--confirm $(CONFIRM)) $(waiting)

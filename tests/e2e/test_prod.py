@@ -115,6 +115,30 @@ def test_a_second_run_changes_nothing(deployed: Story) -> None:
     assert deployed.containers() == before
 
 
+def test_backups_are_made_by_the_clock(deployed: Story) -> None:
+    unit = f"{PROJECT.replace('_', '-')}-prod-backup"
+    for name in (unit, f"{unit}-drill"):
+        assert deployed.host.run(f"systemctl is-active {name}.timer").stdout.strip() == "active"
+        assert deployed.host.run(f"systemctl is-enabled {name}.timer").stdout.strip() == "enabled"
+        # What the timer starts when it rings.
+        deployed.host.run(f"sudo systemctl start {name}.service", timeout=120)
+    told = json.loads(deployed.host.run(f"cd {ROOT} && sudo ./docker-manage.sh prod status --json").stdout)
+    timers = told["schedule"]["timers"]
+    assert {what: (one["installed"], one["last"]["ok"]) for what, one in timers.items()} == {
+        "backup": (True, True), "drill": (True, True),
+    }  # fmt: skip
+    assert timers["backup"]["last"]["backup"] == told["restored"]["id"] == told["backup"]["id"]
+    deployed.make("smoke")
+    try:
+        deployed.host.run(f"sudo systemctl disable --now {unit}.timer")
+        assert f"{unit}.timer is MISSING" in deployed.make("status")
+        assert f"{unit}.timer is missing or stopped" in deployed.make("smoke", check=False)
+    finally:
+        deployed.host.run(f"cd {ROOT} && sudo ./docker-manage.sh prod schedule")
+    assert "next" in deployed.make("status")
+    deployed.make("smoke")
+
+
 def test_a_change_of_code_makes_the_apps_containers_anew_and_no_other(deployed: Story) -> None:
     before, release = deployed.containers(), deployed.release()
     page = deployed.kit.path / "app/templates/landing.html"

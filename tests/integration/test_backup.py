@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from kit_engine import backup, recovery, verification
+from kit_engine import backup, recovery, throw_away, verification
 from kit_engine.backup import FOLDER, MANIFEST
 from kit_engine.errors import EngineError
 from kit_engine.verification import CONFIGURATION, DUMP, MEDIA_LIST, ROLES
@@ -317,6 +317,12 @@ def test_a_restore_finds_rows_that_are_lacking(host: HostReleases) -> None:
     assert database is not None
     told = json.loads((folder / MANIFEST).read_text())
     told["rows"]["public.kit_rows"] = 101
-    with pytest.raises(EngineError, match=r"public\.kit_rows: 101 dumped, 100"):
-        verification.restore(wanted, None, wanted.running("db"), database, folder, told)
+    size = told["database_bytes"]
+    # In memory, and on the disk.
+    for bytes_of_database in (size, size + throw_away.SMALL_BYTES):
+        with (
+            throw_away.server_like(wanted, wanted.running("db"), database, bytes_of_database) as trial,
+            pytest.raises(EngineError, match=r"public\.kit_rows: 101 dumped, 100"),
+        ):
+            verification.restore(wanted, None, trial, folder, told)
     assert throw_aways(host) == []

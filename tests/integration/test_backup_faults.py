@@ -66,7 +66,9 @@ def test_a_backup_that_is_killed_leaves_none(host: HostReleases, victim: str, nu
 
 
 def test_a_restore_test_that_is_killed_is_removed_by_the_next_run(host: HostReleases) -> None:
-    fill(host, 50_000)
+    # More than goes into memory.
+    fill(host, 1_000_000)
+    assert int(sql(host, "SELECT pg_database_size(current_database())")) > throw_away.SMALL_BYTES
     before = names(host)
     running = host.started("backup")
     while not any("restore-test" in name for name in throw_aways(host)):
@@ -82,6 +84,7 @@ def test_a_restore_test_that_is_killed_is_removed_by_the_next_run(host: HostRele
     assert throw_aways(host) == []
     assert volume not in docker("volume", "ls", "--quiet").split()
     assert names(host) == before | {given}
+    fill(host, 10)
 
 
 @contextmanager

@@ -43,3 +43,17 @@ def test_timers_are_well(checked: Checked) -> None:
         pytest.skip("the project has no timers on this host")
     failed = sorted(one["unit"] for one in units if one["active"] == "failed")
     assert not failed, f"{', '.join(failed)} failed: systemctl status {failed[0]}"
+
+
+def test_backups_are_made_on_schedule(target: Target, checked: Checked) -> None:
+    told = checked.facts.get("schedule")
+    if not told:
+        pytest.skip("no backup is scheduled")
+    for what, one in told["timers"].items():
+        last = one["last"]
+        assert last is None or last["ok"], f"the last scheduled {what} failed: {last['problem']}"
+    if not told["systemd"]:
+        pytest.skip("PID 1 is not systemd: whatever calls docker-manage.sh there is not seen from here")
+    missing = [one["unit"] for one in told["timers"].values() if not one["installed"]]
+    again = f"./docker-manage.sh {target.stack['env']} schedule"
+    assert not missing, f"{', '.join(missing)} is missing or stopped; on the host: {again}"

@@ -229,6 +229,9 @@ class HostReleases:
                 "release_bundle_https_port": self.https_port,
                 "release_bundle_web_workers": 2,
                 "app_domains": [DOMAIN],
+                # This machine shall get no timers.
+                "backup_schedule": "",
+                "backup_drill_schedule": "",
                 **self.variables,
                 **(variables or {}),
             },

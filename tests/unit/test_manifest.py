@@ -108,7 +108,7 @@ def test_every_mistake_is_reported_at_once_in_file_order(project: Path) -> None:
         (
             VALID + "hooks: {after_deploy: []}\n",
             "6:9: hooks.after_deploy",
-            ["unknown key", "after_failure, after_switch"],
+            ["unknown key", "after_backup_failure, after_failure"],
         ),
         (
             VALID + "hooks: {after_switch: [{run: host, command: [x]}]}\n",

@@ -9,6 +9,8 @@ from kit_control.manifest import Manifest
 from kit_control.services import database_volume, media_volume
 from kit_control.settings import APP_UID, EDGE_UID, IMAGE_STATIC, STATIC_ROOT, Owner, Settings
 
+_KEPT_BACKUPS = ("keep_daily", "keep_weekly", "keep_monthly", "keep_releases")
+
 
 def describe(
     manifest: Manifest,
@@ -70,6 +72,10 @@ def describe(
             "level": settings["backup_level"],
             "restore_test_max_bytes": int(settings["backup_restore_test_max_bytes"]),
             "timeout_seconds": int(settings["backup_timeout_seconds"]),
+            "schedule": settings["backup_schedule"],
+            "drill_schedule": settings["backup_drill_schedule"],
+            "ping_url": settings["backup_ping_url"],
+            **{name: int(settings[f"backup_{name}"]) for name in _KEPT_BACKUPS},
         },
         "limits": {
             "min_free_bytes": int(settings["min_free_bytes"]),

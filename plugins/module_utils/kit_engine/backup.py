@@ -12,8 +12,8 @@ import shutil
 import tarfile
 import time
 from calendar import timegm
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -39,8 +39,12 @@ from kit_engine.verification import CHECKSUM, CONFIGURATION, DUMP, MEDIA_LIST, R
 
 FOLDER = "shared/backups"
 MANIFEST = "manifest.json"
+# Beside it: how far it was verified later, or what was found to be wrong then.
+CHECKED = "checked.json"
 # What a cut off run left of one; nobody takes it for a backup.
 UNFINISHED = ".new-"
+# Before a release, by the timer, by hand, before a restore.
+RELEASE, SCHEDULED, MANUAL, SAFETY = KINDS = ("release", "scheduled", "manual", "safety")
 _STAMP, _STAMP_LENGTH = "%Y%m%dT%H%M%SZ", 16
 
 
@@ -50,6 +54,7 @@ class Backup:
 
     Attributes:
         id: UTC as in release ids, with the release that was to come; later ones sort behind, whatever the clock does.
+        kind: what it was made for.
         made: seconds since 1970, by this host's clock.
         server: version of PostgreSQL; ``client`` that of the pg_dump in its image.
         bytes: size of the dump; ``sha256`` of it.
@@ -64,6 +69,7 @@ class Backup:
     """
 
     id: str
+    kind: str
     made: float
     project: str
     env: str
@@ -88,13 +94,14 @@ class Backup:
         return {"id": self.id, "bytes": self.bytes, "level": self.level, "seconds": self.seconds}
 
 
-def create(docker: Docker, report: Report, level: str = "") -> Backup:
+def create(docker: Docker, report: Report, level: str = "", kind: str = MANUAL) -> Backup:
     """Back the stack up, and verify it.
 
     Args:
         docker: the stack's containers; its own database runs.
         report: where progress is told.
         level: how far it is verified; empty: as far as the environment says.
+        kind: what it is made for, one of :data:`KINDS`.
 
     Returns:
         The backup, which lies under its final name.
@@ -109,9 +116,7 @@ def create(docker: Docker, report: Report, level: str = "") -> Backup:
     folder = stack.root / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    for left in folder.glob(f"{UNFINISHED}*"):
-        # The lock is ours: whoever made it was cut off.
-        shutil.rmtree(left)
+    remove_unfinished(stack.root)
     throw_away.remove_left(docker)
     server = docker.running(wanted.service)
     size = database.size(docker)
@@ -120,7 +125,7 @@ def create(docker: Docker, report: Report, level: str = "") -> Backup:
     new = folder / f"{UNFINISHED}{os.getpid()}"
     new.mkdir(mode=0o700)
     try:
-        done = _fill(docker, report, server, wanted, new, size, reached)
+        done = _fill(docker, report, server, wanted, new, size, reached, kind)
         new.rename(folder / done.id)
         releases.sync_folder(folder)
     except BaseException:
@@ -132,6 +137,12 @@ def create(docker: Docker, report: Report, level: str = "") -> Backup:
     return done
 
 
+def remove_unfinished(root: Path) -> None:
+    """Remove what runs that were cut off have left; the lock is ours, so nobody is at work on it."""
+    for left in (root / FOLDER).glob(f"{UNFINISHED}*"):
+        shutil.rmtree(left)
+
+
 def listed(root: Path) -> list[dict[str, Any]]:
     """Describe the backups on this host, the newest first.
 
@@ -139,20 +150,46 @@ def listed(root: Path) -> list[dict[str, Any]]:
         root: the deploy root.
 
     Returns:
-        The manifest of each, with its ``age`` in seconds. What has none that is as it was written is no backup.
+        The manifest of each, with its ``age`` in seconds, the highest ``level`` that it reached, when it was last shown
+        to be good (``verified``, seconds since 1970), and what a later check found (``problem``, else empty). What has
+        no manifest that is as it was written is no backup.
     """
     return list(_each(root))
 
 
 def newest(root: Path) -> Optional[dict[str, Any]]:
-    """Describe the newest backup as :func:`listed` does; None where there is none."""
-    return next(_each(root), None)
+    """Describe the newest good backup as :func:`listed` does; None where there is none."""
+    return next((one for one in _each(root) if not one["problem"]), None)
+
+
+def last_restored(root: Path) -> Optional[dict[str, Any]]:
+    """Describe the backup that was restored last, for a test or by a drill; None where none ever was."""
+    restored = [one for one in _each(root) if one["level"] == RESTORE and not one["problem"]]
+    return max(restored, key=lambda one: float(one["verified"]), default=None)
+
+
+def note(root: Path, told: Mapping[str, Any], level: str, problem: str = "") -> None:
+    """Note what a check of a backup found.
+
+    Args:
+        root: the deploy root.
+        told: its manifest.
+        level: that it reached.
+        problem: what is wrong with it; such a one is never taken for the newest good one.
+    """
+    order = verification.LEVELS
+    reached = max(level, str(told["level"]), key=order.index)
+    text = json.dumps({"level": reached, "verified": round(time.time(), 3), "problem": problem}) + "\n"
+    path = root / FOLDER / str(told["id"]) / CHECKED
+    releases.replace(path, text)
+    path.chmod(0o600)
 
 
 def line(told: dict[str, Any]) -> str:
     """Write a backup in one line: its id, size, age, and how far it was verified."""
     size = told["bytes"] / 2**20
-    return f"{told['id']}, {size:.1f} MiB, {duration(told['age'])} ago, verified by {told['level']}"
+    verdict = f"NOT GOOD: {told['problem']}" if told.get("problem") else f"verified by {told['level']}"
+    return f"{told['id']}, {size:.1f} MiB, {duration(told['age'])} ago, {verdict}"
 
 
 def free_id(root: Path, release: str) -> str:
@@ -163,40 +200,74 @@ def free_id(root: Path, release: str) -> str:
         release: what follows the time.
     """
     moment = int(time.time())
-    for name in _names(root)[:1]:
-        moment = max(moment, _time_of(name) + 1)
+    for name in names(root)[:1]:
+        moment = max(moment, time_of(name) + 1)
     return f"{time.strftime(_STAMP, time.gmtime(moment))}-{release}"
 
 
-def _names(root: Path) -> list[str]:
-    """All folders that bear the name of a backup, the newest first."""
+def names(root: Path) -> list[str]:
+    """Give all folders that bear the name of a backup, the newest first."""
     found = []
     for path in (root / FOLDER).glob("[0-9]*Z-*"):
         with suppress(ValueError):
-            _time_of(path.name)
+            time_of(path.name)
             found.append(path.name)
     return sorted(found, reverse=True)
 
 
-def _time_of(name: str) -> int:
+def time_of(name: str) -> int:
+    """Give the time in a backup's id, in seconds since 1970; raises ValueError for another name."""
     return timegm(time.strptime(name[:_STAMP_LENGTH], _STAMP))
 
 
 def _each(root: Path) -> Iterator[dict[str, Any]]:
-    for name in _names(root):
+    for name in names(root):
         try:
             told: dict[str, Any] = json.loads((root / FOLDER / name / MANIFEST).read_text(encoding="utf-8"))
             if told["id"] == name and verification.is_sealed(told):
-                yield {**told, "age": max(0.0, time.time() - told.get("made", _time_of(name)))}
+                made = float(told.get("made", time_of(name)))
+                # What was made before there were kinds is kept as long as that of a release.
+                found = {"kind": RELEASE, **told, "age": max(0.0, time.time() - made), "verified": made, "problem": ""}
+                yield {**found, **_checked(root / FOLDER / name)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
 
 
+def _checked(folder: Path) -> dict[str, Any]:
+    """What was noted of a backup later."""
+    try:
+        told = json.loads((folder / CHECKED).read_text(encoding="utf-8"))
+        return {name: told[name] for name in ("level", "verified", "problem")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def _fill(
-    docker: Docker, report: Report, server: Container, wanted: Database, new: Path, size: int, level: str
+    docker: Docker, report: Report, server: Container, wanted: Database, new: Path, size: int, level: str, kind: str
 ) -> Backup:
     """Write everything into the new folder, the manifest last, and verify it."""
-    stack, begun = docker.stack, time.monotonic()
+    begun = time.monotonic()
+    # What it is restored into starts while the dump is made.
+    server_of_its_own: AbstractContextManager[Optional[throw_away.Server]] = (
+        throw_away.server_like(docker, server, wanted, size) if level == RESTORE else nullcontext()
+    )
+    with server_of_its_own as trial:
+        facts = _dump(docker, report, server, wanted, new, size)
+        if level != CHECKSUM:
+            verification.reach(docker, report, server, new, facts, trial)
+    stack = docker.stack
+    done = Backup(
+        id=free_id(stack.root, stack.release or stack.env), kind=kind, level=level,
+        seconds=round(time.monotonic() - begun, 2), **facts,
+    )  # fmt: skip
+    releases.replace(new / MANIFEST, json.dumps(verification.sealed(asdict(done)), indent=2) + "\n")
+    (new / MANIFEST).chmod(0o600)
+    return done
+
+
+def _dump(docker: Docker, report: Report, server: Container, wanted: Database, new: Path, size: int) -> dict[str, Any]:
+    """Write all files but the manifest; gives what that says of them."""
+    stack = docker.stack
     before = newest(stack.root)
     backup_role.ensure(docker, server, wanted)
     with backup_dump.snapshot(docker, server, wanted) as moment:
@@ -212,23 +283,14 @@ def _fill(
             docker, stack.app_files.media_volume, new, _earlier_media(stack.root),
             streams.Progress(report, "media copied"), lambda wanted: _demand_room(docker, {new: wanted}),
         )  # fmt: skip
-    names = [name for name in (DUMP, ROLES, CONFIGURATION, MEDIA_LIST) if (new / name).is_file()]
-    files = {name: {"bytes": streams.size_of(new / name), "sha256": verification.sha256(new / name)} for name in names}
-    facts: dict[str, Any] = {
+    written = [new / name for name in (DUMP, ROLES, CONFIGURATION, MEDIA_LIST) if (new / name).is_file()]
+    files = {path.name: {"bytes": streams.size_of(path), "sha256": verification.sha256(path)} for path in written}
+    return {
         "made": round(time.time(), 3), "project": stack.project, "env": stack.env, "release": stack.release,
         "database": wanted.name, "server": database.server_version(docker),
         "client": backup_dump.client_version(docker, server), **files[DUMP], "database_bytes": size,
         "compression": compression, "files": files, "rows": moment.rows, "media": asdict(media) if media else None,
     }  # fmt: skip
-    if level != CHECKSUM:
-        verification.reach(docker, report, server, wanted, new, facts, level)
-    done = Backup(
-        id=free_id(stack.root, stack.release or stack.env), level=level, seconds=round(time.monotonic() - begun, 2),
-        **facts,
-    )  # fmt: skip
-    releases.replace(new / MANIFEST, json.dumps(verification.sealed(asdict(done)), indent=2) + "\n")
-    (new / MANIFEST).chmod(0o600)
-    return done
 
 
 def _earlier_media(root: Path) -> Optional[Path]:
@@ -277,12 +339,24 @@ def _demand_space(docker: Docker, folder: Path, size: int, *, restores: bool) ->
     before = newest(docker.stack.root)
     last = int(before["bytes"]) if before else 0
     places = {folder: min(size, last * 2) if last else size}
-    told = command.run(["docker", "info", "--format", "{{.DockerRootDir}}"]).out.strip()
-    if restores and told:
-        # The server that it is restored into for a test has its data there.
-        places[Path(told)] = size
+    # A small one's test has its data in memory, a large one's there.
+    engine = _engine_folder() if restores and size > throw_away.SMALL_BYTES else None
+    if engine:
+        places[engine] = size
     problem = f"The backup would not fit: database {size / 2**20:.0f} MiB, last dump {last / 2**20:.0f} MiB."
     _demand_room(docker, places, problem)
+
+
+def demand_restore_room(docker: Docker, size: int) -> None:
+    """Refuse to restore so many bytes into a server of their own where they would not fit."""
+    place = _engine_folder()
+    if place:
+        _demand_room(docker, {place: size}, f"The test database of {size / 2**20:.0f} MiB would not fit.")
+
+
+def _engine_folder() -> Optional[Path]:
+    told = command.run(["docker", "info", "--format", "{{.DockerRootDir}}"]).out.strip()
+    return Path(told) if told else None
 
 
 def _demand_room(docker: Docker, places: dict[Path, int], problem: str = "The media files would not fit.") -> None:

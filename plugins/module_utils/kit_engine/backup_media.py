@@ -63,7 +63,6 @@ def copy(
     Raises:
         EngineError: the volume cannot be read, or the copy not be written.
     """
-    throw_away.remove_left(docker)
     (target / MEDIA).mkdir(mode=0o700)
     kept = _kept(earlier)
     image = str(docker.configuration["services"][docker.stack.web]["image"])

@@ -54,7 +54,11 @@ _CHANGES: Mapping[str, Callable[[argparse.Namespace], bool]] = {
     "migrate": _always,
     "release": _always,
     "restart": _always,
+    "prune-backups": lambda given: not given.dry_run,
     "restore": _always,
+    "schedule": _always,
+    "scheduled": _always,
+    "verify-backup": _always,
     "rollback": _always,
     "up": _always,
 }
@@ -165,6 +169,15 @@ def parser() -> argparse.ArgumentParser:
     text = "how far it is verified; default: as far as the environment says"
     made.add_argument("--level", choices=("checksum", "read", "restore"), help=text)
     add("backups", "restore.backups_verb", "list the backups on this host")
+    verified = add("verify-backup", "backup_checks.verify_verb", "show that a backup is good")
+    verified.add_argument("backup", nargs="?", default="latest", metavar="ID", help="of the backup, or latest")
+    text = "how far; default: as far as the environment says"
+    verified.add_argument("--level", choices=("checksum", "read", "restore"), help=text)
+    pruned = add("prune-backups", "backup_prune.prune_verb", "remove the backups that need not be kept")
+    pruned.add_argument("--dry-run", action="store_true", help="only tell which")
+    add("schedule", "backup_schedule.schedule_verb", "install the timers of the backups anew")
+    timed = add("scheduled", "backup_schedule.scheduled_verb", "what a timer runs: a backup, or the drill of a restore")
+    timed.add_argument("what", choices=("backup", "drill"))
     restore = add("restore", "restore.restore_verb", "bring a backup of the database back")
     restore.add_argument("backup", metavar="ID", help="of the backup, or latest")
     restore.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")

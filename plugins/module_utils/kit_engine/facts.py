@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, command, docker, maintenance, ports, readiness, releases
+from kit_engine import backup_schedule, bundle, command, docker, maintenance, ports, readiness, releases
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.report import Report
@@ -58,11 +58,12 @@ def gather(found: Docker, *, static: bool) -> dict[str, Any]:
     """
     stack = found.stack
     # Each of these waits for another program: together they take as long as the slowest.
-    with ThreadPoolExecutor(max_workers=5) as at_once:
+    with ThreadPoolExecutor(max_workers=6) as at_once:
         inspected = at_once.submit(found.inspected)
         published = at_once.submit(ports.published)
         disks = at_once.submit(_disks, stack)
         units = at_once.submit(_units, stack)
+        schedule = at_once.submit(backup_schedule.state, stack)
         files = at_once.submit(_static_files, found) if static else None
         items = inspected.result()
         images = _image_ids(sorted({str(item["Config"]["Image"]) for item in items}))
@@ -93,6 +94,7 @@ def gather(found: Docker, *, static: bool) -> dict[str, Any]:
             "disks": disks.result(),
             "app_logs": _sizes(stack.root / "shared/logs"),
             "units": units.result(),
+            "schedule": schedule.result(),
             "static": files.result() if files else None,
         }
 

@@ -19,6 +19,7 @@ from kit_engine.stack import Hook
 
 BEFORE_BACKUP, BEFORE_MIGRATE = "before_backup", "before_migrate"
 AFTER_SWITCH, AFTER_FAILURE = "after_switch", "after_failure"
+AFTER_BACKUP_FAILURE = "after_backup_failure"
 # The step that they are after a switch.
 STEP = "hooks"
 
@@ -55,10 +56,10 @@ def warn(docker: Docker, moment: str, report: Report, record: Record, kind: str)
 
     Args:
         docker: the release.
-        moment: ``after_switch`` or ``after_failure``.
+        moment: ``after_switch``, ``after_failure`` or ``after_backup_failure``.
         report: where a failure is told.
         record: of the release; written where a hook fails.
-        kind: ``deploy`` or ``rollback``.
+        kind: ``deploy``, ``rollback``, ``backup`` or ``drill``.
     """
     stack = docker.stack
     for number, hook in enumerate(stack.hooks.get(moment, ()) if stack.release else ()):

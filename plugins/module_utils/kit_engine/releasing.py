@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from kit_engine import (
     backup,
+    backup_schedule,
     bundle,
     hooks,
     pending,
@@ -217,6 +218,7 @@ def _switch(root: Path, report: Report, *, quiet: bool = False) -> None:
         if under_way.kind == DEPLOY:
             record.seconds.update(report.seconds)
             releases.write(root, record)
+    backup_schedule.keep(docker.stack, report)
     text = f"{docker.stack.name} ({docker.stack.env}) is ready: {verbs.site_url(docker)}, release {under_way.id}"
     if not quiet:
         changes["record"] = _told(root, under_way)

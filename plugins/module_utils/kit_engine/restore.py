@@ -6,12 +6,23 @@ The one that was in use stays, under a dated name. Until the rename it goes on s
 from __future__ import annotations
 
 import argparse
+import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kit_engine import backup, command, database, pending, recovery, streams, verbs, verification
+from kit_engine import (
+    backup,
+    backup_prune,
+    command,
+    database,
+    pending,
+    recovery,
+    streams,
+    verbs,
+    verification,
+)
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.pending import RESTORE, Pending
@@ -28,6 +39,7 @@ def backup_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     report.names = ("backup",)
     with report.step("backup"):
         done = backup.create(docker, report, arguments.level or "")
+        backup_prune.prune(docker.stack, report)
     text = backup.line({**done.as_record(), "age": 0.0})
     report.done({"changed": True, "backup": done.as_record(), "message": text}, text)
 
@@ -35,7 +47,7 @@ def backup_verb(docker: Docker, arguments: argparse.Namespace) -> None:
 def backups_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     """List the backups on this host."""
     found = backup.listed(docker.stack.root)
-    lines = [f"{backup.line(one)}, release {one['release'] or '-'}" for one in found]
+    lines = [f"{backup.line(one)}, {one['kind']}, release {one['release'] or '-'}" for one in found]
     arguments.report.done({"changed": False, "backups": found}, "\n".join(lines) or "No backup yet.")
 
 
@@ -43,19 +55,20 @@ def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     """Bring a backup back."""
     report: Report = arguments.report
     stack = docker.stack
-    wanted = _wanted_database(docker)
-    found = _choose(docker, arguments.backup)
+    wanted = wanted_database(docker)
+    found = choose(docker, arguments.backup)
     verbs.confirm(
         stack.env,
         arguments.confirm,
-        f"This replaces database {wanted.name} of {stack.name} ({stack.env}) on this host by backup "
-        f"{backup.line(found)}. What is there now stays under another name.",
+        f"This replaces database {wanted.name} ({database.size(docker) / 2**20:.1f} MiB) of {stack.name} ({stack.env}) "
+        f"on host {platform.node()} by backup {backup.line(found)}, release {found['release'] or '-'}, "
+        f"{sum((found.get('rows') or {}).values()):,} rows. What is there now stays under another name.",
         stack.make("restore", f"BACKUP={found['id']}", f"CONFIRM={stack.env}"),
     )
     told = restore(docker, report, found)
     text = (
-        f"{stack.name} ({stack.env}) serves backup {found['id']}; the database from before is {told['kept_as']}, and "
-        f"backup {told['safety']}."
+        f"{stack.name} ({stack.env}) serves backup {found['id']}; the "
+        f"database from before is {told['kept_as']}, and backup {told['safety']}."
     )
     if told["lacking"]:
         text += (
@@ -81,14 +94,14 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
         EngineError: a step failed; before the swap the database in use serves on.
     """
     report.names = STEPS
-    stack, wanted = docker.stack, _wanted_database(docker)
+    stack, wanted = docker.stack, wanted_database(docker)
     folder = stack.root / backup.FOLDER / found["id"]
     dump = folder / verification.DUMP
     server = docker.running(wanted.service)
     with report.step("check"):
         _demand_sound(docker, found, folder)
     with report.step("backup"):
-        safety = backup.create(docker, report)
+        safety = backup.create(docker, report, kind=backup.SAFETY)
         before = database.migrations(docker)
     stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
     new, kept = f"{wanted.name}_new_{stamp}", f"{wanted.name}_before_{stamp}"
@@ -110,20 +123,40 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
     with report.step("ready"):
         _go_on(docker, report)
         after = database.migrations(docker)
-    return {"kept_as": kept, "safety": safety.id, "lacking": [name for name in before if name not in after]}
+    lacking = [name for name in before if name not in after]
+    return {"kept_as": kept, "safety": safety.id, "lacking": lacking}
 
 
-def _wanted_database(docker: Docker) -> Database:
+def wanted_database(docker: Docker) -> Database:
+    """Give the stack's own database.
+
+    Raises:
+        EngineError: it has none.
+    """
     found = docker.stack.database
     if found is None:
         raise EngineError("backup", "An external database is restored where it runs.", "see its provider's backups")
     return found
 
 
-def _choose(docker: Docker, wanted: str) -> dict[str, Any]:
+def choose(docker: Docker, wanted: str) -> dict[str, Any]:
+    """Find a backup.
+
+    Args:
+        docker: the stack's containers.
+        wanted: its id, or ``latest`` for the newest good one.
+
+    Returns:
+        Its manifest.
+
+    Raises:
+        EngineError: there is none.
+    """
     stack = docker.stack
-    found = backup.listed(stack.root)
-    chosen = next((one for one in found if wanted in (one["id"], NEWEST)), None)
+    if wanted == NEWEST:
+        chosen = backup.newest(stack.root)
+    else:
+        chosen = next((one for one in backup.listed(stack.root) if one["id"] == wanted), None)
     if chosen is None and (stack.root / backup.FOLDER / wanted).is_dir():
         problem = f"The manifest of backup {wanted} is missing, or is not what was written."
         raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups") + "    (choose another)")

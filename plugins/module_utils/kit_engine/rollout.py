@@ -20,6 +20,7 @@ from typing import Optional
 
 from kit_engine import (
     backup,
+    backup_prune,
     command,
     current,
     database,
@@ -113,7 +114,8 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
     if "backup" in report.names:
         with report.step("backup"):
             hooks.demand(docker, hooks.BEFORE_BACKUP)
-            done.backup = backup.create(docker, report).as_record()
+            done.backup = backup.create(docker, report, kind=backup.RELEASE).as_record()
+            backup_prune.prune(docker.stack, report)
     if "migrate" in report.names:
         with report.step("migrate"):
             hooks.demand(docker, hooks.BEFORE_MIGRATE)

@@ -16,6 +16,7 @@ CURRENT = "current"
 # The service that stands before web.
 EDGE = "nginx"
 SCHEMA = 1
+_KEPT = ("daily", "weekly", "monthly", "releases")
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,23 @@ class Backups:
         level: of verification: ``checksum``, ``read`` or ``restore``.
         restore_test_max_bytes: size of the database above which ``restore`` becomes ``read``.
         timeout_seconds: for each program that reads or writes one.
+        keep_daily: of how many days the last scheduled one stays; ``keep_weekly`` and ``keep_monthly`` alike.
+        keep_releases: how many of each other kind stay: before a release, before a restore, by hand.
+        schedule: when one is made, as systemd's OnCalendar has it; empty: never.
+        drill_schedule: when the newest is restored for a test; empty: never.
+        ping_url: asked after each scheduled one, with ``/fail`` behind it after one that failed; may be empty.
     """
 
     level: str = "restore"
     restore_test_max_bytes: int = 5 * 2**30
     timeout_seconds: int = 86_400
+    keep_daily: int = 7
+    keep_weekly: int = 4
+    keep_monthly: int = 6
+    keep_releases: int = 10
+    schedule: str = ""
+    drill_schedule: str = ""
+    ping_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -336,7 +349,12 @@ def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -
 def _backups(reader: _Reader | None) -> Backups:
     if reader is None:
         return Backups()
-    return Backups(reader.text("level"), reader.number("restore_test_max_bytes"), reader.number("timeout_seconds"))
+    numbers = ("restore_test_max_bytes", "timeout_seconds", *(f"keep_{name}" for name in _KEPT))
+    texts = ("level", "schedule", "drill_schedule", "ping_url")
+    # What is not given has its default.
+    told: dict[str, Any] = {name: reader.number(name) for name in numbers if reader.given(name)}
+    told.update({name: reader.text(name) for name in texts if reader.data.get(name)})
+    return Backups(**told)
 
 
 def _hooks(reader: _Reader | None) -> dict[str, tuple[Hook, ...]]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup, certificate, command, maintenance, releases, verbs
+from kit_engine import backup, backup_schedule, certificate, command, maintenance, releases, verbs
 from kit_engine import readiness as ready
 from kit_engine.docker import Container, Docker
 from kit_engine.report import duration
@@ -46,6 +46,8 @@ def status_verb(docker: Docker, arguments: argparse.Namespace) -> None:
         "missing": [service for service in stack.services if service not in {item.service for item in containers}],
         "certificates": certificates(stack),
         "backup": last_backup(stack),
+        "restored": last_restored(stack),
+        "schedule": backup_schedule.state(stack),
         "disks": disks(stack),
     }
     arguments.report.done(result, text(stack, result))
@@ -98,6 +100,21 @@ def last_backup(stack: Stack) -> Optional[dict[str, Any]]:
         return None
     told = {name: found[name] for name in ("id", "bytes", "level", "age")}
     return {**told, "text": backup.line(found)}
+
+
+def last_restored(stack: Stack) -> Optional[dict[str, Any]]:
+    """Tell of the backup that was restored last, for a test or by a drill.
+
+    Args:
+        stack: whose.
+
+    Returns:
+        ``id``, ``age`` of the backup and ``since`` it was restored, both in seconds; None where none ever was.
+    """
+    found = backup.last_restored(stack.root)
+    if found is None:
+        return None
+    return {"id": found["id"], "age": found["age"], "since": max(0.0, time.time() - found["verified"])}
 
 
 def disks(stack: Stack) -> list[dict[str, Any]]:
@@ -199,11 +216,20 @@ def host_lines(stack: Stack, told: dict[str, Any]) -> list[str]:
     if stack.has_edge and not told["certificates"]:
         lines.append("  certificate  none that can be read")
     lines.append("  backup       " + (str(told["backup"]["text"]) if told["backup"] else "none is known"))
+    if "restored" in told:
+        lines.append(f"  restored     {_restored_line(told['restored'])}")
+    lines += [f"  {line}" for line in backup_schedule.lines(told.get("schedule"))]
     for one in told["disks"]:
         low = f"    LOW: a deploy wants {stack.limits.min_free_bytes / GIB:.1f} GiB" if one["low"] else ""
         sizes = f"{one['free'] / GIB:.1f} of {one['total'] / GIB:.1f} GiB free"
         lines.append(f"  disk         {one['path']}: {sizes}{low}")
     return lines
+
+
+def _restored_line(told: Optional[dict[str, Any]]) -> str:
+    if told is None:
+        return "no backup was ever restored"
+    return f"{told['id']}, {duration(told['age'])} old, for a test {duration(told['since'])} ago"
 
 
 def _row(item: Container) -> dict[str, Any]:

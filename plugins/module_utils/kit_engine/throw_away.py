@@ -6,11 +6,11 @@ Each carries a label, by which the next run removes what one that was killed has
 from __future__ import annotations
 
 import os
-import time
+import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from kit_engine import command
+from kit_engine import command, lock, signals
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.stack import Database
@@ -19,13 +19,85 @@ LABEL = "kit.throw_away"
 # A restore works in one process and the server's; more would be taken from visitors. PostgreSQL's own needs for one
 # session stay far below the memory, the rest is cache.
 MEMORY, CPUS, PIDS = "1g", "1", "200"
-START_SECONDS, LOOK_SECONDS = 120.0, 0.2
+START_SECONDS = 120.0
+# A database up to this size is restored into memory, which it cannot outgrow: the catalogs of an empty one take 25 MiB,
+# its log 64.
+SMALL_BYTES, SMALL_PLACE = 64 * 2**20, "size=384m"
 # A place that no image declares as a volume: the container's own goes with it.
 _DATA = "/var/lib/kit-restore-test"
+# Where nobody but we can reach it; some builds look for the socket elsewhere.
+_SOCKETS = "/tmp"  # noqa: S108 - inside the container
 # What a server that is thrown away need not do.
-_CARELESS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "wal_level=minimal", "max_wal_senders=0",
-             "autovacuum=off", "max_parallel_maintenance_workers=0")  # fmt: skip
-_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID")
+_CARELESS = (
+    *("fsync=off", "synchronous_commit=off", "full_page_writes=off", "wal_level=minimal", "max_wal_senders=0"),
+    *("max_wal_size=64MB", "autovacuum=off", "max_parallel_maintenance_workers=0"),
+    *("listen_addresses=", f"unix_socket_directories={_SOCKETS}"),
+)
+# The image's entry point would start the server twice, the first time to set a password that nobody needs.
+_START = """
+set -e
+as='setpriv --reuid postgres --regid postgres --clear-groups'
+for one in gosu su-exec; do if command -v $one >/dev/null; then as="$one postgres"; fi; done
+mkdir -p "$PGDATA"
+chown postgres "$PGDATA"
+$as initdb --no-sync --auth=trust --wal-segsize=1 --username="$1" >/dev/null
+shift
+exec $as postgres "$@"
+"""
+_UNTIL_READY = "until pg_isready --quiet; do sleep 0.05; done"
+_CAPABILITIES = ("CHOWN", "SETGID", "SETUID")
+
+
+class Server:
+    """An empty PostgreSQL that is started while others work.
+
+    Attributes:
+        name: of its container.
+        user: who may do all.
+        database: the one in it.
+
+    Args:
+        docker: the stack's containers.
+        user: who shall.
+        starting: the client that starts it.
+    """
+
+    def __init__(self, docker: Docker, user: str, starting: subprocess.Popen[bytes]) -> None:
+        self.docker, self.user, self._starting = docker, user, starting
+        self.name, self.database = name_of(docker, "restore-test"), "postgres"
+
+    def demand_ready(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            EngineError: it does not start.
+        """
+        try:
+            said = self._starting.communicate(timeout=START_SECONDS)[1].decode("utf-8", "replace")
+        except subprocess.TimeoutExpired:
+            raise self._not_started(f"docker run was given {START_SECONDS:.0f} s") from None
+        if self._starting.returncode:
+            raise self._not_started(said)
+        if command.run(["docker", "exec", self.name, "sh", "-c", _UNTIL_READY], limit=START_SECONDS).code:
+            logs = command.run(["docker", "logs", "--tail", "30", self.name])
+            raise self._not_started(logs.out + logs.err)
+
+    def remove(self) -> None:
+        """Remove it with its data."""
+        if self._starting.poll() is None:
+            # Before its end, there may be nothing to remove yet.
+            with suppress(subprocess.TimeoutExpired):
+                self._starting.communicate(timeout=START_SECONDS)
+            self._starting.kill()
+        command.run(["docker", "rm", "--force", "--volumes", self.name])
+
+    def _not_started(self, said: str) -> EngineError:
+        return EngineError(
+            "backup",
+            f"The PostgreSQL that the backup was to be restored into did not start:\n{command.tail(said)}\n"
+            "Nothing was changed.",
+            self.docker.stack.make("backup") + "    (tries again)",
+        )
 
 
 def words(docker: Docker, purpose: str, capabilities: Sequence[str]) -> list[str]:
@@ -58,50 +130,30 @@ def remove_left(docker: Docker) -> None:
 
 
 @contextmanager
-def server_like(docker: Docker, server: Container, wanted: Database) -> Iterator[str]:
-    """Run an empty PostgreSQL of the same image, with the same database and owner, until the block is left.
+def server_like(docker: Docker, server: Container, wanted: Database, size: int) -> Iterator[Server]:
+    """Run an empty PostgreSQL of the same image, with the same owner, until the block is left.
 
     Args:
         docker: the stack's containers.
         server: whose image.
         wanted: the database.
+        size: bytes of the database; a small one has its data in memory.
 
     Returns:
-        Name of its container.
-
-    Raises:
-        EngineError: it does not start.
+        The server, which may still be starting.
     """
-    remove_left(docker)
-    name = name_of(docker, "restore-test")
+    place = ("--tmpfs", f"{_DATA}:{SMALL_PLACE}") if size <= SMALL_BYTES else ("--volume", _DATA)
     run = [
-        *words(docker, "restore-test", _CAPABILITIES),
-        *("--detach", "--restart", "no", "--volume", _DATA, "--env", f"PGDATA={_DATA}/data"),
-        *("--env", f"POSTGRES_USER={wanted.user}", "--env", f"POSTGRES_DB={wanted.name}"),
-        # Nobody but we can reach it.
-        *("--env", "POSTGRES_PASSWORD=unused", server.image, "postgres"),
-        *(word for one in _CARELESS for word in ("-c", one)),
-    ]
-    try:
-        command.demand(run, code="backup", remedy="docker info    (does the engine have room and memory?)")
-        _wait(docker, name, wanted)
-        yield name
-    finally:
-        command.run(["docker", "rm", "--force", "--volumes", name])
-
-
-def _wait(docker: Docker, name: str, wanted: Database) -> None:
-    """Over TCP: while the image prepares the database, the server listens on its socket alone."""
-    end = time.monotonic() + START_SECONDS
-    ask = ["docker", "exec", name, "pg_isready", "--quiet", "--host=127.0.0.1"]
-    while command.run([*ask, f"--username={wanted.user}", f"--dbname={wanted.name}"]).code:
-        state = command.run(["docker", "inspect", "--format", "{{.State.Running}}", name]).out.strip()
-        if state != "true" or time.monotonic() > end:
-            said = command.run(["docker", "logs", "--tail", "30", name])
-            raise EngineError(
-                "backup",
-                f"The PostgreSQL that the backup was to be restored into did not start:\n"
-                f"{command.tail(said.out + said.err)}\nNothing was changed.",
-                docker.stack.make("backup") + "    (tries again)",
-            )
-        time.sleep(LOOK_SECONDS)
+        *words(docker, "restore-test", _CAPABILITIES), "--detach", "--restart", "no", *place, "--user", "0:0",
+        *("--env", f"PGDATA={_DATA}/data", "--env", f"PGHOST={_SOCKETS}", "--entrypoint", "sh", server.image),
+        *("-c", _START, "sh", wanted.user, *(word for one in _CARELESS for word in ("-c", one))),
+    ]  # fmt: skip
+    with subprocess.Popen(  # noqa: S603 - an argument list of our own, no shell
+        run, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        pass_fds=lock.inherited(), start_new_session=signals.deferring(),
+    ) as starting:  # fmt: skip
+        made = Server(docker, wanted.user, starting)
+        try:
+            yield made
+        finally:
+            made.remove()

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import NoReturn
 
-from kit_engine import admin, command, preflight, readiness, release, release_commands, rollout
+from kit_engine import admin, backup_schedule, command, preflight, readiness, release, release_commands, rollout
 from kit_engine.docker import PROJECT_LABEL, Docker
 from kit_engine.errors import EngineError, UsageError
 from kit_engine.report import Report
@@ -65,6 +65,7 @@ def destroy(docker: Docker, arguments: argparse.Namespace) -> None:
     if left:
         command.demand(["docker", "volume", "rm", *left], code="down", remedy="docker ps --all    (who uses it?)")
     (stack.root / admin.RECORD).unlink(missing_ok=True)
+    backup_schedule.remove(stack)
     arguments.report.done({"changed": bool(found or left)}, f"{stack.project} is removed with its data.")
 
 

@@ -13,7 +13,6 @@ from kit_engine import backup_dump, backup_role, command, streams, throw_away
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
-from kit_engine.stack import Database
 
 CHECKSUM, READ, RESTORE = LEVELS = ("checksum", "read", "restore")
 DUMP, ROLES, CONFIGURATION, MEDIA_LIST, MEDIA = (
@@ -24,6 +23,10 @@ SEAL = "seal"
 SEALED_SCHEMA = 2
 SHOWN = 5
 _CHUNK = 1 << 20
+
+
+class DamagedError(EngineError):
+    """A file of a backup is missing, or is not what was written: it stays bad, however often one looks."""
 
 
 def sealed(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,27 +66,25 @@ def level_for(docker: Docker, size: int, wanted: str = "") -> tuple[str, str]:
 
 
 def reach(
-    docker: Docker, report: Optional[Report], server: Container, wanted: Database, folder: Path,
-    told: Mapping[str, Any], level: str,
+    docker: Docker, report: Optional[Report], server: Container, folder: Path, told: Mapping[str, Any],
+    trial: Optional[throw_away.Server],
 ) -> None:  # fmt: skip
-    """Go beyond the checksums.
+    """Go beyond the checksums: read, and restore where there is a server to restore into.
 
     Args:
         docker: the stack's containers.
         report: where progress is told; None: nobody reads along.
-        server: of the database; its client reads, its image is what the backup is restored into.
-        wanted: the database.
+        server: of the database; its client reads.
         folder: of the backup.
         told: its manifest.
-        level: how far.
+        trial: what the backup is restored into.
 
     Raises:
         EngineError: the backup is not good.
     """
-    if level in (READ, RESTORE):
-        read(docker, report, server, folder, told)
-    if level == RESTORE:
-        restore(docker, report, server, wanted, folder, told)
+    read(docker, report, server, folder, told)
+    if trial:
+        restore(docker, report, trial, folder, told)
 
 
 def checksum(docker: Docker, folder: Path, told: Mapping[str, Any]) -> None:
@@ -140,42 +141,52 @@ def read(docker: Docker, report: Optional[Report], server: Container, folder: Pa
 
 
 def restore(
-    docker: Docker, report: Optional[Report], server: Container, wanted: Database, folder: Path, told: Mapping[str, Any]
+    docker: Docker, report: Optional[Report], trial: throw_away.Server, folder: Path, told: Mapping[str, Any]
 ) -> None:
     """Restore the dump into a server of its own, and count the rows.
 
     Args:
         docker: the stack's containers.
         report: where progress is told.
-        server: whose image.
-        wanted: the database.
+        trial: the server; it is empty.
         folder: of the backup.
         told: its manifest.
 
     Raises:
         EngineError: it does not restore, or has other rows than the database had.
     """
-    with throw_away.server_like(docker, server, wanted) as name:
-        roles = folder / ROLES
-        if roles.is_file():
-            # The database's owner is there already, which psql complains of; whatever matters, pg_restore will miss.
-            psql = ["psql", "--no-psqlrc", "--quiet", "--no-password", f"--username={wanted.user}", "--dbname=postgres"]
-            with roles.open("rb") as file:
-                command.run(["docker", "exec", "--interactive", name, *psql], stdin=file)
-        words = ["pg_restore", "--exit-on-error", "--single-transaction", "--no-tablespaces", "--no-password"]
-        words += [f"--username={wanted.user}", f"--dbname={wanted.name}"]
-        dump = folder / DUMP
-        with dump.open("rb") as file:
-            code, said = streams.moved(
-                ["docker", "exec", "--interactive", name, *words],
-                limit=docker.stack.backup.timeout_seconds,
-                progress=streams.Progress(report, "restored for a test", streams.size_of(dump)),
-                stdin=file,
-            )
-        if code:
-            raise _bad(docker, f"The backup does not restore; pg_restore ended with {code}:\n{command.tail(said)}")
-        found = counted(docker, name, wanted.user, wanted.name)
+    trial.demand_ready()
+    make_roles(trial.name, trial.user, folder)
+    words = ["pg_restore", "--exit-on-error", "--single-transaction", "--no-tablespaces", "--no-password"]
+    words += [f"--username={trial.user}", f"--dbname={trial.database}"]
+    dump = folder / DUMP
+    with dump.open("rb") as file:
+        code, said = streams.moved(
+            ["docker", "exec", "--interactive", trial.name, *words],
+            limit=docker.stack.backup.timeout_seconds,
+            progress=streams.Progress(report, "restored for a test", streams.size_of(dump)),
+            stdin=file,
+        )
+    if code:
+        raise _bad(docker, f"The backup does not restore; pg_restore ended with {code}:\n{command.tail(said)}")
+    found = counted(docker, trial.name, trial.user, trial.database)
     demand_rows(docker, told.get("rows") or {}, found, "The restored backup")
+
+
+def make_roles(container: str, user: str, folder: Path) -> None:
+    """Make the roles of a backup that a server lacks: what they own or were granted does not restore without them.
+
+    Args:
+        container: id or name of the server's.
+        user: role that may do so.
+        folder: of the backup.
+    """
+    roles = folder / ROLES
+    if roles.is_file():
+        # Some are there already, which psql complains of; whatever matters, pg_restore will miss.
+        psql = ["psql", "--no-psqlrc", "--quiet", "--no-password", f"--username={user}", "--dbname=postgres"]
+        with roles.open("rb") as file:
+            command.run(["docker", "exec", "--interactive", container, *psql], stdin=file)
 
 
 def counted(docker: Docker, container: str, user: str, name: str) -> dict[str, int]:
@@ -245,11 +256,11 @@ def sha256(path: Path) -> str:
 
 def _demand_same(docker: Docker, path: Path, size: int, digest: str) -> None:
     if not path.is_file():
-        raise _bad(docker, f"{path} is missing.")
+        raise _bad(docker, f"{path} is missing.", DamagedError)
     if path.stat().st_size != size or sha256(path) != digest:
-        raise _bad(docker, f"{path} is not what was written: its size or its SHA-256 is another one.")
+        raise _bad(docker, f"{path} is not what was written: its size or its SHA-256 is another one.", DamagedError)
 
 
-def _bad(docker: Docker, problem: str) -> EngineError:
+def _bad(docker: Docker, problem: str, kind: type[EngineError] = EngineError) -> EngineError:
     remedy = docker.stack.make("backups") + f"    (choose another), or {docker.stack.make('backup')}"
-    return EngineError("backup", f"{problem}\nNothing was changed.", remedy)
+    return kind("backup", f"{problem}\nNothing was changed.", remedy)

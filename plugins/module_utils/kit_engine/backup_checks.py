@@ -1,0 +1,62 @@
+"""Show later that a backup is still good."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Optional
+
+from kit_engine import backup, restore, throw_away, verification
+from kit_engine.docker import Docker
+from kit_engine.report import Report
+from kit_engine.verification import CHECKSUM, RESTORE
+
+
+def verify(docker: Docker, report: Report, found: Mapping[str, Any], level: str = "") -> tuple[str, str]:
+    """Verify a backup, and note what was found.
+
+    Args:
+        docker: the stack's containers; its own database runs.
+        report: where progress is told.
+        found: the backup's manifest.
+        level: how far; empty: as far as the environment says.
+
+    Returns:
+        The level that it reached, and why it is a lower one than the environment's; empty where it is not.
+
+    Raises:
+        EngineError: it is not good, or that could not be found out. Only damage is noted of the backup itself.
+    """
+    stack, wanted = docker.stack, restore.wanted_database(docker)
+    folder = stack.root / backup.FOLDER / str(found["id"])
+    server = docker.running(wanted.service)
+    size = int(found.get("database_bytes", found["bytes"]))
+    level, why = verification.level_for(docker, size, level)
+    throw_away.remove_left(docker)
+    if level == RESTORE and size > throw_away.SMALL_BYTES:
+        backup.demand_restore_room(docker, size)
+    place: AbstractContextManager[Optional[throw_away.Server]] = (
+        throw_away.server_like(docker, server, wanted, size) if level == RESTORE else nullcontext()
+    )
+    try:
+        with place as trial:
+            verification.checksum(docker, folder, found)
+            if level != CHECKSUM:
+                verification.reach(docker, report, server, folder, found, trial)
+    except verification.DamagedError as error:
+        backup.note(stack.root, found, str(found["level"]), error.problem.splitlines()[0])
+        raise
+    backup.note(stack.root, found, level)
+    return level, why
+
+
+def verify_verb(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Show that a backup is good."""
+    report: Report = arguments.report
+    report.names = ("verify",)
+    found = restore.choose(docker, arguments.backup)
+    with report.step("verify"):
+        level, why = verify(docker, report, found, arguments.level or "")
+    text = f"Backup {found['id']} is good, verified by {level}{f' ({why})' if why else ''}."
+    report.done({"changed": False, "backup": found["id"], "level": level, "message": text}, text)

@@ -1,0 +1,303 @@
+"""Backups by the clock: systemd's timers on the host, what they run, and what is known of the last run of each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from kit_engine import backup, backup_checks, backup_prune, command, hooks, releases
+from kit_engine.docker import Docker
+from kit_engine.errors import EngineError
+from kit_engine.report import Report, duration
+from kit_engine.stack import CURRENT, FILE_NAME, Stack
+from kit_engine.verification import RESTORE
+
+BACKUP, DRILL = "backup", "drill"
+UNITS = Path("/etc/systemd/system")
+# There only where systemd is PID 1.
+RUNS = Path("/run/systemd/system")
+RECORD = "records/scheduled.json"
+# A deploy that is under way when the timer rings is waited for.
+WAIT_SECONDS = 3600
+PING_SECONDS = 10
+_ASK = ("LoadState", "ActiveState", "NextElapseUSecRealtime")
+
+
+@dataclass(frozen=True)
+class Timer:
+    """A timer that shall be on this host: its name without an ending, what it runs, and when."""
+
+    unit: str
+    what: str
+    calendar: str
+
+
+def timers(stack: Stack) -> list[Timer]:
+    """Give the timers that the environment asks for; none where the kit keeps no database."""
+    if stack.database is None:
+        return []
+    asked = ((BACKUP, stack.backup.schedule), (DRILL, stack.backup.drill_schedule))
+    return [Timer(_unit(stack, what), what, calendar) for what, calendar in asked if calendar]
+
+
+def keep(stack: Stack, report: Report) -> None:
+    """Have the timers be what the release asks for; what hinders is told, and found by the smoke gate.
+
+    Args:
+        stack: the release.
+        report: where it is told.
+    """
+    try:
+        install(stack)
+    except (EngineError, OSError) as error:
+        report.say(f"    warning: the timers of the backups could not be installed: {error}")
+
+
+def install(stack: Stack) -> bool:
+    """Write the units of the timers, and have systemd run them; others of ours are removed.
+
+    Args:
+        stack: the release.
+
+    Returns:
+        Whether anything changed; never where PID 1 is not systemd.
+
+    Raises:
+        EngineError: systemd refuses, for one a time that it cannot read.
+    """
+    if not _has_systemd():
+        return False
+    wanted = {timer.what: timer for timer in timers(stack)}
+    changed = []
+    for what in (BACKUP, DRILL):
+        timer = wanted.get(what)
+        if timer is None:
+            _remove(stack, what)
+            continue
+        files = {".service": _service(stack, timer), ".timer": _timer(timer)}
+        paths = {UNITS / f"{timer.unit}{ending}": text for ending, text in files.items()}
+        if any(not path.is_file() or path.read_text(encoding="utf-8") != text for path, text in paths.items()):
+            changed.append(timer)
+            for path, text in paths.items():
+                releases.replace(path, text)
+                path.chmod(0o644)
+        elif _shown(timer.unit).get("ActiveState") != "active":
+            changed.append(timer)
+    if changed:
+        _systemctl(stack, "daemon-reload")
+        for timer in changed:
+            _systemctl(stack, "enable", f"{timer.unit}.timer")
+            # A new time counts from here on.
+            _systemctl(stack, "restart", f"{timer.unit}.timer")
+    return bool(changed)
+
+
+def remove(stack: Stack) -> None:
+    """Remove the timers with the stack."""
+    if _has_systemd():
+        for what in (BACKUP, DRILL):
+            _remove(stack, what)
+
+
+def schedule_verb(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Install the timers anew."""
+    stack = docker.stack
+    changed = install(stack)
+    told = state(stack)
+    text = "\n".join(lines(told)) or "No backup is scheduled (release_bundle_backup_schedule)."
+    arguments.report.done({"changed": changed, "schedule": told}, text)
+
+
+def scheduled_verb(docker: Docker, arguments: argparse.Namespace) -> None:
+    """Do what a timer is for, and note how it ended."""
+    report: Report = arguments.report
+    stack, what = docker.stack, str(arguments.what)
+    report.names = (what,)
+    begun = time.time()
+    try:
+        with report.step(what):
+            given = _backup(docker, report) if what == BACKUP else _drill(docker, report)
+    except BaseException as error:
+        problem = error.problem if isinstance(error, EngineError) else type(error).__name__
+        _note(stack, what, begun, problem=problem)
+        if isinstance(error, EngineError):
+            ping(stack, report, "/fail")
+            record = releases.read(stack.root, stack.release) if stack.release else None
+            if record:
+                hooks.warn(docker, hooks.AFTER_BACKUP_FAILURE, report, record, what)
+        raise
+    _note(stack, what, begun, given=given)
+    if what == BACKUP:
+        ping(stack, report)
+    text = f"Backup {given} " + ("was made and verified." if what == BACKUP else "was restored for a test: it is good.")
+    report.done({"changed": what == BACKUP, "backup": given, "message": text}, text)
+
+
+def state(stack: Stack) -> Optional[dict[str, Any]]:
+    """Tell what is scheduled, and how the last runs ended.
+
+    Args:
+        stack: whose.
+
+    Returns:
+        ``systemd`` (whether it is PID 1) and ``timers``: by what they run ``unit``, ``calendar``, ``installed``,
+        ``next`` (as systemd writes it; empty where nobody knows) and ``last`` (``begun`` and ``ended`` in seconds since
+        1970, ``ok``, ``backup``, ``problem``; None before the first run). None where nothing is scheduled.
+    """
+    wanted = timers(stack)
+    if not wanted:
+        return None
+    systemd, last = _has_systemd(), _last(stack)
+    told = {}
+    for timer in wanted:
+        shown = _shown(timer.unit) if systemd else {}
+        told[timer.what] = {
+            "unit": f"{timer.unit}.timer", "calendar": timer.calendar,
+            "installed": shown.get("ActiveState") == "active",
+            "next": shown.get("NextElapseUSecRealtime", ""), "last": last.get(timer.what),
+        }  # fmt: skip
+    return {"systemd": systemd, "timers": told}
+
+
+def lines(told: Optional[Mapping[str, Any]]) -> list[str]:
+    """Write for people what :func:`state` tells."""
+    if told is None:
+        return []
+    return [f"{what:<12} {_when(told['systemd'], one)}; {_ended(one['last'])}" for what, one in told["timers"].items()]
+
+
+def _when(systemd: bool, one: Mapping[str, Any]) -> str:
+    if not systemd:
+        return f"{one['calendar']}: no systemd here, whatever calls `docker-manage.sh` knows when"
+    if not one["installed"]:
+        return f"{one['unit']} is MISSING"
+    return f"next {one['next'] or one['calendar']}"
+
+
+def _ended(last: Optional[Mapping[str, Any]]) -> str:
+    if last is None:
+        return "has not run yet"
+    ago = f"last {duration(max(0.0, time.time() - last['ended']))} ago"
+    return f"{ago}, good" if last["ok"] else f"{ago}, FAILED: {str(last['problem']).splitlines()[0]}"
+
+
+def _backup(docker: Docker, report: Report) -> str:
+    done = backup.create(docker, report, kind=backup.SCHEDULED)
+    backup_prune.prune(docker.stack, report)
+    return done.id
+
+
+def _drill(docker: Docker, report: Report) -> str:
+    stack = docker.stack
+    found = backup.newest(stack.root)
+    if found is None:
+        raise EngineError("backup", "There is no good backup that could be restored.", stack.make("backup"))
+    # Whatever its size: nobody waits for it.
+    backup_checks.verify(docker, report, found, RESTORE)
+    return str(found["id"])
+
+
+def _note(stack: Stack, what: str, begun: float, *, given: str = "", problem: str = "") -> None:
+    ended = {"begun": round(begun, 3), "ended": round(time.time(), 3), "ok": not problem, "backup": given}
+    told = {**_last(stack), what: {**ended, "problem": problem}}
+    releases.replace(stack.root / RECORD, json.dumps(told, indent=2) + "\n")
+
+
+def _last(stack: Stack) -> dict[str, Any]:
+    try:
+        told = json.loads((stack.root / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def ping(stack: Stack, report: Report, what: str = "") -> None:
+    """Tell whoever watches: it misses the call where this host is gone altogether.
+
+    Args:
+        stack: whose.
+        report: where it is told that nobody answered.
+        what: comes behind the address.
+    """
+    url = stack.backup.ping_url
+    if not url:
+        return
+    if not url.startswith(("https://", "http://")):
+        report.say("    warning: backup_ping_url is no address of the web; nobody was told")
+        return
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}{what}", timeout=PING_SECONDS):  # noqa: S310 - checked above
+            pass
+    except (OSError, ValueError) as error:
+        report.say(f"    warning: backup_ping_url did not answer: {error}")
+
+
+def _unit(stack: Stack, what: str) -> str:
+    return f"{stack.project}-{'backup' if what == BACKUP else 'backup-drill'}"
+
+
+def _service(stack: Stack, timer: Timer) -> str:
+    text = "Back up" if timer.what == BACKUP else "Restore the newest backup for a test:"
+    there = stack.root / (f"{CURRENT}/{FILE_NAME}" if stack.release else FILE_NAME)
+    words = f'"{stack.root}/docker-manage.sh" {stack.env} scheduled {timer.what} --wait {WAIT_SECONDS}'
+    return f"""\
+[Unit]
+Description={text} {stack.name} ({stack.env})
+After=docker.service network-online.target
+ConditionPathExists={there}
+
+[Service]
+Type=oneshot
+ExecStart={words}
+Nice=10
+"""
+
+
+def _timer(timer: Timer) -> str:
+    return f"""\
+[Unit]
+Description=When to run {timer.unit}.service
+
+[Timer]
+OnCalendar={timer.calendar}
+# A host that was off then makes up for it.
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def _remove(stack: Stack, what: str) -> None:
+    unit = _unit(stack, what)
+    paths = [UNITS / f"{unit}.timer", UNITS / f"{unit}.service"]
+    if any(path.exists() for path in paths):
+        _systemctl(stack, "disable", "--now", f"{unit}.timer")
+        for path in paths:
+            path.unlink(missing_ok=True)
+        _systemctl(stack, "daemon-reload")
+
+
+def _shown(unit: str) -> dict[str, str]:
+    told = {}
+    with suppress(EngineError):
+        done = command.run(["systemctl", "show", f"{unit}.timer", *(f"--property={name}" for name in _ASK)])
+        told = dict(line.split("=", 1) for line in done.out.splitlines() if "=" in line)
+    return told
+
+
+def _systemctl(stack: Stack, *words: str) -> None:
+    remedy = f"mend it, then: ./docker-manage.sh {stack.env} schedule"
+    command.demand(["systemctl", *words], code="schedule", remedy=remedy)
+
+
+def _has_systemd() -> bool:
+    return RUNS.is_dir() and shutil.which("systemctl") is not None

@@ -1,0 +1,172 @@
+"""Timers of backups: what is written for systemd, and how the last runs are told."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kit_engine import backup_schedule, stack
+from kit_engine.errors import EngineError
+from kit_engine.report import Report
+from kit_engine.stack import Stack
+from support.kit import ROOT
+
+SYSTEMCTL = """#!/bin/sh
+echo "$@" >>"{log}"
+case $1 in
+  show) echo ActiveState=$(cat "{state}"); echo "NextElapseUSecRealtime=Mon 2026-11-30 02:30:00 UTC" ;;
+  restart) [ ! -e "{refuses}" ] || { echo "bad unit file setting" >&2; exit 1; }; echo active >"{state}" ;;
+  disable) echo inactive >"{state}" ;;
+esac
+"""
+
+
+class Machine:
+    """A host whose systemd only takes notes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.units, self.log, self.state = folder / "units", folder / "log", folder / "state"
+        self.refuses = folder / "refuses"
+        self.units.mkdir()
+        self.log.touch()
+        self.state.write_text("inactive\n")
+
+    def calls(self) -> list[str]:
+        """What systemd was told since the last time, questions aside."""
+        found = [line for line in self.log.read_text().splitlines() if not line.startswith("show")]
+        self.log.write_text("")
+        return found
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine(tmp_path)
+    program = tmp_path / "bin/systemctl"
+    program.parent.mkdir()
+    text = SYSTEMCTL
+    for name in ("log", "state", "refuses"):
+        text = text.replace(f"{{{name}}}", str(getattr(made, name)))
+    program.write_text(text)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(backup_schedule, "UNITS", made.units)
+    monkeypatch.setattr(backup_schedule, "RUNS", tmp_path)
+    return made
+
+
+@pytest.fixture
+def prod(tmp_path: Path) -> Stack:
+    """The stack of the golden files, on a host."""
+    root = tmp_path / "srv"
+    (root / "records").mkdir(parents=True)
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    return stack.read(data, root, root / "releases/one")
+
+
+def test_timers_are_written_once_and_follow_the_release(machine: Machine, prod: Stack) -> None:
+    assert backup_schedule.install(prod)
+    timer = machine.units / f"{prod.project}-backup.timer"
+    service = machine.units / f"{prod.project}-backup.service"
+    assert "OnCalendar=*-*-* 02:30:00\n" in timer.read_text()
+    assert f'ExecStart="{prod.root}/docker-manage.sh" prod scheduled backup --wait 3600\n' in service.read_text()
+    assert len(list(machine.units.iterdir())) == 4
+    calls = machine.calls()
+    assert calls[0] == "daemon-reload"
+    assert calls[1:3] == [f"enable {timer.name}", f"restart {timer.name}"]
+    # Again: nothing is to be done.
+    assert not backup_schedule.install(prod)
+    assert machine.calls() == []
+    # One that somebody stopped runs again.
+    machine.state.write_text("inactive\n")
+    assert backup_schedule.install(prod)
+    # Another time, and no drill.
+    other = replace(prod, backup=replace(prod.backup, schedule="hourly", drill_schedule=""))
+    assert backup_schedule.install(other)
+    assert "OnCalendar=hourly\n" in timer.read_text()
+    assert len(list(machine.units.iterdir())) == 2
+    backup_schedule.remove(prod)
+    assert list(machine.units.iterdir()) == []
+    assert f"disable --now {timer.name}" in machine.calls()
+
+
+def test_a_time_that_systemd_cannot_read_is_told_and_keeps_no_release(
+    machine: Machine, prod: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.refuses.touch()
+    with pytest.raises(EngineError, match="bad unit file setting") as raised:
+        backup_schedule.install(prod)
+    assert raised.value.code == "schedule"
+    machine.state.write_text("inactive\n")
+    backup_schedule.keep(prod, Report("release", as_json=False))
+    assert "timers of the backups could not be installed" in "".join(capsys.readouterr())
+
+
+def test_without_systemd_nothing_is_written(machine: Machine, prod: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup_schedule, "RUNS", machine.units / "none")
+    assert not backup_schedule.install(prod)
+    assert list(machine.units.iterdir()) == []
+    told = backup_schedule.state(prod)
+    assert told is not None
+    assert not told["systemd"]
+    assert "no systemd here" in backup_schedule.lines(told)[0]
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_last_runs_are_told(prod: Stack) -> None:
+    assert backup_schedule.lines(backup_schedule.state(prod)) == [
+        f"backup       {prod.project}-backup.timer is MISSING; has not run yet",
+        f"drill        {prod.project}-backup-drill.timer is MISSING; has not run yet",
+    ]
+    backup_schedule.install(prod)
+    now = time.time()
+    runs = {
+        "backup": {"begun": now - 100, "ended": now - 90, "ok": True, "backup": "one", "problem": ""},
+        "drill": {"begun": now - 100, "ended": now - 90, "ok": False, "backup": "", "problem": "no room\nat all"},
+    }
+    (prod.root / backup_schedule.RECORD).write_text(json.dumps(runs))
+    first, second = backup_schedule.lines(backup_schedule.state(prod))
+    assert first.startswith("backup       next Mon 2026-11-30 02:30:00 UTC; last ")
+    assert first.endswith(" ago, good")
+    assert second.endswith(" ago, FAILED: no room")
+    # A record that is none hinders nobody.
+    (prod.root / backup_schedule.RECORD).write_text("[]")
+    assert backup_schedule.lines(backup_schedule.state(prod))[0].endswith("has not run yet")
+
+
+@pytest.mark.usefixtures("machine")
+def test_where_nothing_is_scheduled_nothing_is_told(prod: Stack) -> None:
+    assert backup_schedule.state(replace(prod, database=None)) is None
+    assert backup_schedule.lines(None) == []
+    assert not backup_schedule.install(replace(prod, database=None))
+
+
+def test_the_dead_mans_switch_is_asked(prod: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        """Notes what is asked."""
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_words: object) -> None:
+            """Say nothing."""
+
+    report = Report("scheduled", as_json=False)
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/switch"
+        watched = replace(prod, backup=replace(prod.backup, ping_url=url))
+        backup_schedule.ping(watched, report)
+        backup_schedule.ping(watched, report, "/fail")
+        server.shutdown()
+    assert asked == ["/switch", "/switch/fail"]
+    backup_schedule.ping(watched, report)
+    assert "did not answer" in "".join(capsys.readouterr())
