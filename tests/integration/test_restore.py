@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 from pathlib import Path
 
 import pytest
+from kit_engine import verification
 from kit_engine.backup import FOLDER, MANIFEST
 from kit_engine.verification import DUMP
 from support import host_releases
+from support.backups import databases, folder_of, manifest_of, media, media_file, reseal, throw_aways
 from support.engine_stack import docker
 from support.host_releases import HostReleases
 
@@ -120,8 +123,10 @@ def test_a_dump_that_is_killed_leaves_no_backup_and_stops_the_release(host: Host
 @pytest.mark.parametrize("step", ["restore", "stop", "swap"])
 def test_a_restore_that_is_killed_leaves_a_database_that_serves(host: HostReleases, step: str) -> None:
     fill(host, 200_000)
+    media_file(host, "rows.txt", "200000")
     backup = backed_up(host)
     fill(host, 3)
+    media_file(host, "rows.txt", "3")
     running = host.started("restore", backup, "--confirm", "prod")
     mark = f"] {step}".encode()
     said = b""
@@ -134,15 +139,61 @@ def test_a_restore_that_is_killed_leaves_a_database_that_serves(host: HostReleas
     # The next command that changes the host makes it whole.
     told = host.deploy(None)
     assert told.code == 0, told.err
-    assert host.ask("/rows") in ("3", "200000")
+    assert (rows := host.ask("/rows")) in ("3", "200000")
+    # Rows and media files are of one backup, whichever.
+    assert media(host, "cat", "rows.txt") == rows
+    assert media(host, "find", ".", "-name", ".kit*") == ""
     assert restore(host, backup).code == 0
     assert host.ask("/rows") == "200000"
+    assert media(host, "cat", "rows.txt") == "200000"
     # Of what was loaded when it was killed nothing is left.
     assert sql(host, "SELECT count(*) FROM pg_database WHERE datname LIKE '%\\_new\\_%'") == "0"
 
 
 def test_names_of_the_list(host: HostReleases) -> None:
+    backed_up(host)
     told = host.engine("backups").out
-    whole = [path.parent.name for path in Path(host.root / FOLDER).glob(f"*/{MANIFEST}")]
+    manifests = Path(host.root / FOLDER).glob(f"*/{MANIFEST}")
+    # Some were spoiled by the tests above.
+    whole = [path.parent.name for path in manifests if verification.is_sealed(json.loads(path.read_text()))]
     assert whole
     assert sorted(line.partition(",")[0] for line in told.splitlines()) == sorted(whole)
+
+
+def test_what_is_replaced_is_told_and_other_rows_than_those_of_the_backup_never_serve(host: HostReleases) -> None:
+    fill(host, 300)
+    given = backed_up(host)
+    told = host.engine("restore", given)
+    assert told.code != 0
+    assert f"This replaces database {host.name} (" in told.err
+    assert f"on host {platform.node()} by backup {given}, " in told.err
+    manifest = manifest_of(host, given)
+    reseal(folder_of(host, given), rows={**manifest["rows"], "public.kit_rows": 301})
+    serving = databases(host)
+    told = restore(host, given)
+    assert told.code != 0
+    assert "public.kit_rows: 301 dumped, 300" in told.json["problem"]
+    assert host.ask("/rows") == "300"
+    assert databases(host) == serving
+
+
+def test_media_files_come_back_with_the_database(host: HostReleases) -> None:
+    media(host, "sh", "-c", "rm -rf ./*")
+    media_file(host, "pictures/kept.txt", "kept")
+    media_file(host, "pictures/changed.txt", "as it was")
+    owner = media(host, "stat", "-c", "%u:%g %a", "pictures", "pictures/kept.txt")
+    given = backed_up(host)
+    media_file(host, "pictures/changed.txt", "changed")
+    media_file(host, "later.txt", "later")
+    media(host, "rm", "pictures/kept.txt")
+    told = restore(host, given)
+    assert told.code == 0, told.err
+    assert told.json["media"]
+    found = set(media(host, "find", ".", "-type", "f").split())
+    assert found == {"./pictures/kept.txt", "./pictures/changed.txt"}
+    assert media(host, "cat", "pictures/changed.txt") == "as it was"
+    assert media(host, "stat", "-c", "%u:%g %a", "pictures", "pictures/kept.txt") == owner
+    # What was there lies in the backup that was made of it.
+    assert restore(host, told.json["safety"]).code == 0
+    assert media(host, "cat", "later.txt") == "later"
+    assert throw_aways(host) == []

@@ -16,6 +16,7 @@ RUN_BY = {
     "docs/DOCKER_SETUP.md": "tests/fresh/test_fresh.py",
     "docs/OPERATIONS.md": "tests/e2e/test_prod.py",
     "docs/CI.md": "tests/e2e/test_prod.py",
+    "docs/DISASTER.md": "tests/e2e/test_disaster.py",
 }
 # Not in a test of their own: they are what runs the tests (.ci/run).
 BY_CI = ("make lint", "make test")

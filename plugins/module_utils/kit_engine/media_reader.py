@@ -22,6 +22,8 @@ from typing import Any, BinaryIO
 ATTEMPTS = 3
 PIECE = 1 << 20
 LENGTH = struct.Struct(">I")
+# What a restore that was cut off has left (media_writer.PLACE) is no media file.
+RESTORING = ".kit-restore"
 WHOLE, AGAIN, CHANGED, GONE = "whole", "again", "changed", "gone"
 
 
@@ -53,7 +55,7 @@ def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
 
 def _entries(folder: str, known: Mapping[str, tuple[int, int, int]]) -> Iterator[dict[str, Any]]:
     for place, folders, files in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if place != folder or name != RESTORING)
         for name in sorted([*folders, *files]):
             path = os.path.join(place, name)  # noqa: PTH118 - as above
             try:

@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Optional
 
-from kit_engine import pending, release, releases, rollout
+from kit_engine import pending, release, releases, restore_media, rollout
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -43,8 +43,10 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
     report.say(f"    the {found.kind} of release {found.id} was cut off; the host is made whole first")
     switched = releases.current(root) == found.id
     if found.kind == RESTORE:
-        # One database bears the name, the old one or the restored.
+        # One database bears the name, the old one or the restored; the media files follow it.
         _serve(root, found.id, apart)
+        docker = docker_of(root, found.id)
+        restore_media.settle(docker, docker.stack.database)
         text = f"a restore was cut off; release {found.id} serves the database that bears its name"
     elif switched:
         try:

@@ -19,6 +19,7 @@ from kit_engine import (
     database,
     pending,
     recovery,
+    restore_media,
     streams,
     verbs,
     verification,
@@ -66,8 +67,9 @@ def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
         stack.make("restore", f"BACKUP={found['id']}", f"CONFIRM={stack.env}"),
     )
     told = restore(docker, report, found)
+    media = " with its media files" if told["media"] else ""
     text = (
-        f"{stack.name} ({stack.env}) serves backup {found['id']}; the "
+        f"{stack.name} ({stack.env}) serves backup {found['id']}{media}; the "
         f"database from before is {told['kept_as']}, and backup {told['safety']}."
     )
     if told["lacking"]:
@@ -88,7 +90,7 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
 
     Returns:
         ``kept_as`` (name of the database that was in use), ``safety`` (id of the backup made of it), ``lacking``
-        (migrations that it had and this one has not).
+        (migrations that it had and this one has not), ``media`` (whether media files were brought back too).
 
     Raises:
         EngineError: a step failed; before the swap the database in use serves on.
@@ -99,6 +101,7 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
     dump = folder / verification.DUMP
     server = docker.running(wanted.service)
     with report.step("check"):
+        restore_media.settle(docker, wanted)
         _demand_sound(docker, found, folder)
     with report.step("backup"):
         safety = backup.create(docker, report, kind=backup.SAFETY)
@@ -109,22 +112,30 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
         with report.step("restore"):
             _drop_unfinished(docker, server, wanted)
             _sql(docker, server, wanted, "postgres", f'CREATE DATABASE "{new}" TEMPLATE template0')
+            verification.make_roles(server.id, wanted.user, folder)
             _load(docker, server, wanted, new, dump)
-        if stack.release:
-            pending.begin(stack.root, Pending(stack.release, RESTORE, stack.release))
+            loaded = verification.counted(docker, server.id, wanted.user, new)
+            verification.demand_rows(docker, found.get("rows") or {}, loaded, "The restored database")
+            if stack.release:
+                pending.begin(stack.root, Pending(stack.release, RESTORE, stack.release))
+            media = restore_media.stage(docker, report, folder, kept)
         with report.step("stop"):
             verbs.stop_app(docker)
         with report.step("swap"):
             _swap(docker, server, wanted, new, kept)
+            restore_media.settle(docker, wanted)
     except BaseException:
         command.run(_psql(server, wanted, "postgres", f'DROP DATABASE IF EXISTS "{new}" WITH (FORCE)'))
-        _go_on(docker, report)
+        try:
+            restore_media.settle(docker, wanted)
+        finally:
+            _go_on(docker, report)
         raise
     with report.step("ready"):
         _go_on(docker, report)
         after = database.migrations(docker)
     lacking = [name for name in before if name not in after]
-    return {"kept_as": kept, "safety": safety.id, "lacking": lacking}
+    return {"kept_as": kept, "safety": safety.id, "lacking": lacking, "media": media}
 
 
 def wanted_database(docker: Docker) -> Database:

@@ -1,0 +1,151 @@
+"""Bring the media files of a backup back: laid beside those in use, and swapped in when the database is.
+
+A note says under which name the database in use was to be kept. Whether that name is there tells after a cut, whenever
+it came, whether the media files have to follow the database, or are dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from kit_engine import command, media_writer, releases, streams, throw_away
+from kit_engine.docker import Docker
+from kit_engine.errors import EngineError
+from kit_engine.report import Report
+from kit_engine.stack import Database
+from kit_engine.verification import MEDIA_LIST, media_entries, media_path
+
+NOTE = "records/restoring_media.json"
+_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
+_MOUNTED = "/kit-media"
+_PIECE = 1 << 20
+
+
+def volume_of(docker: Docker) -> str:
+    """Name the media volume of the stack; empty where it has none."""
+    files = docker.stack.app_files
+    return files.media_volume if files and files.media_volume and docker.has_volume(files.media_volume) else ""
+
+
+def stage(docker: Docker, report: Report, folder: Path, kept: str) -> bool:
+    """Lay the media files of a backup beside those in use.
+
+    Args:
+        docker: the stack's containers.
+        report: where progress is told.
+        folder: of the backup; it is sound.
+        kept: name that the database in use will bear.
+
+    Returns:
+        Whether there are any: a backup of a project without a media volume has no list of them.
+
+    Raises:
+        EngineError: they cannot be written; those in use are untouched.
+    """
+    volume = volume_of(docker)
+    if not volume or not (folder / MEDIA_LIST).is_file():
+        return False
+    releases.replace(docker.stack.root / NOTE, json.dumps({"kept": kept}) + "\n")
+    sizes = {str(one["sha256"]): int(one["size"]) for one in media_entries(folder) if one["kind"] == "file"}
+    progress = streams.Progress(report, "media restored")
+    try:
+        with streams.open_to(_words(docker, volume, "stage"), docker.stack.backup.timeout_seconds) as opened:
+            writer, stdin, stdout = opened
+            try:
+                stdin.writelines(json.dumps(one).encode() + b"\n" for one in media_entries(folder))
+                stdin.write(b"\n")
+                stdin.flush()
+                wanted = []
+                while (line := stdout.readline().decode("ascii", "replace").strip()) in sizes:
+                    wanted.append(line)
+                if not line:
+                    progress.total = sum(sizes[digest] for digest in wanted)
+                    _send(stdin, folder, wanted, progress)
+                stdin.close()
+            except BrokenPipeError:
+                line = "it ended early"
+            said = stdout.read().decode("utf-8", "replace")
+            if writer.wait() or line:
+                raise EngineError(
+                    "backup",
+                    f"The media files cannot be brought back:\n{command.tail(line + chr(10) + said)}\n"
+                    "Those in use were not touched.",
+                    docker.stack.make("restore") + "    (tries again)",
+                )
+    finally:
+        _gone(docker)
+    return True
+
+
+def settle(docker: Docker, wanted: Database | None) -> None:
+    """Have the media files follow the database, wherever a restore was cut off; nothing where none was.
+
+    Args:
+        docker: the stack's containers; the database runs.
+        wanted: the database.
+
+    Raises:
+        EngineError: they cannot be put into place.
+    """
+    path = docker.stack.root / NOTE
+    volume = volume_of(docker)
+    try:
+        kept = str(json.loads(path.read_text(encoding="utf-8"))["kept"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if wanted and volume:
+        query = f"SELECT count(*) FROM pg_database WHERE datname = '{kept}'"  # noqa: S608 - a name of our own
+        words = ["psql", "--no-psqlrc", "--no-password", "--tuples-only", "--no-align", f"--username={wanted.user}"]
+        words += ["--dbname=postgres", f"--command={query}"]
+        asked = docker.execute(docker.running(wanted.service), words, limit=command.QUICK_SECONDS)
+        if asked.code:
+            raise _unsettled(docker, asked.err)
+        what = "finish" if asked.out.strip() == "1" else "drop"
+        try:
+            done = command.run(_words(docker, volume, what), limit=docker.stack.backup.timeout_seconds)
+        finally:
+            _gone(docker)
+        if done.code:
+            raise _unsettled(docker, done.err)
+    path.unlink(missing_ok=True)
+
+
+def _send(stdin: Any, folder: Path, wanted: list[str], progress: streams.Progress) -> None:
+    sent = 0
+    for digest in wanted:
+        with media_path(folder, digest).open("rb") as file:
+            while True:
+                piece = file.read(_PIECE)
+                stdin.write(media_writer.LENGTH.pack(len(piece)) + piece)
+                if not piece:
+                    break
+                sent += len(piece)
+                progress.at(sent)
+
+
+def _words(docker: Docker, volume: str, what: str) -> list[str]:
+    throw_away.remove_left(docker)
+    source = pkgutil.get_data("kit_engine", "media_writer.py")
+    assert source is not None  # noqa: S101 - it lies beside us
+    image = str(docker.configuration["services"][docker.stack.web]["image"])
+    return [
+        *throw_away.words(docker, "media", _CAPABILITIES),
+        *("--rm", "--interactive", "--log-driver", "none", "--read-only", "--user", "0:0"),
+        *("--volume", f"{volume}:{_MOUNTED}:nocopy", "--entrypoint", "python", image),
+        *("-c", source.decode("utf-8"), _MOUNTED, what),
+    ]
+
+
+def _gone(docker: Docker) -> None:
+    command.run(["docker", "rm", "--force", throw_away.name_of(docker, "media")])
+
+
+def _unsettled(docker: Docker, said: str) -> EngineError:
+    return EngineError(
+        "backup",
+        f"The media files that belong to the database cannot be put into place:\n{command.tail(said)}",
+        docker.stack.make("deploy") + "    (goes on with it)",
+    )
