@@ -192,7 +192,9 @@ def test_the_hosts_own_script_does_the_same_and_leaves_the_same_records(deployed
         serves = deployed.release()
         record = json.loads(deployed.host.run(f"cat {ROOT}/records/{release}.json").stdout)
         journal = deployed.host.run(f"cat {ROOT}/records/{serves}.journal").stdout.splitlines()
-        backup = deployed.host.run(f"sudo cat $(sudo ls -dt {ROOT}/shared/backups/2* | head -1)/manifest.json").stdout
+        # Nobody but root sees which there are.
+        newest = f"cat $(ls -d {ROOT}/shared/backups/2* | tail -1)/manifest.json"
+        backup = deployed.host.run(f"sudo sh -c '{newest}'").stdout
         left.append(
             {
                 "record": sorted(record),
