@@ -29,6 +29,9 @@ STORIES = (
     ),
     ("integration/test_release_recovery.py", "integration/test_restore.py", "integration/test_external.py"),
     ("faults/test_slice.py", "integration/test_many_releases.py", "integration/test_worker_handover.py"),
+    ("integration/test_backup.py", "integration/test_disaster.py"),
+    ("integration/test_backup_faults.py", "integration/test_backup_keeping.py"),
+    ("e2e/test_disaster.py",),
 )
 HERE = Path(__file__).parent
 

@@ -14,7 +14,7 @@ from faults.__main__ import CASES
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 # Each takes half a minute. No multiple of the number of stories: every slice has its turn.
-EACH = 34
+EACH = 33
 
 
 def test_what_was_ended_is_recovered(tmp_path: Path) -> None:
