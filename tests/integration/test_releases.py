@@ -30,7 +30,7 @@ def test_a_release_takes_over_without_a_failed_request(released: Released) -> No
     assert int(host.ask("/rows")) == rows + sum(one.method == "POST" for one in seen.requests)
     record = host.record(host.current)
     assert record["state"] == "good"
-    assert record["backup"]["level"] == "read"
+    assert record["backup"]["level"] == "restore"
     manifest = json.loads((host.root / f"shared/backups/{record['backup']['id']}/manifest.json").read_text())
     assert manifest["bytes"] == record["backup"]["bytes"] > 0
     assert set(rollout.STEPS) == set(record["seconds"])

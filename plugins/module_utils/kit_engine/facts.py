@@ -68,7 +68,7 @@ def gather(found: Docker, *, static: bool) -> dict[str, Any]:
         items = inspected.result()
         images = _image_ids(sorted({str(item["Config"]["Image"]) for item in items}))
         networks = _networks(sorted({name for item in items for name in item["NetworkSettings"]["Networks"]}))
-        processes = _processes([str(item["Id"]) for item in items])
+        processes = _processes({str(item["Id"]): int(item["State"]["Pid"]) for item in items})
         listening = {(one.address, one.port) for one in ports.listening()}
         return {
             "time": time.time(),
@@ -143,9 +143,16 @@ def _container(item: Mapping[str, Any], processes: Sequence[Mapping[str, Any]]) 
     }
 
 
-def _processes(containers: Sequence[str], proc: Path = Path("/proc")) -> dict[str, list[dict[str, Any]]]:
-    """Tell who runs in each container, by its id in their control groups; none where the engine is elsewhere."""
+def _processes(containers: Mapping[str, int], proc: Path = Path("/proc")) -> dict[str, list[dict[str, Any]]]:
+    """Tell who runs in each container, by its id in their control groups; none where the engine is elsewhere.
+
+    Args:
+        containers: number of the first process by container. What does not come from it is no part of the service, but
+            was put in beside it for a moment: a health check, which has the container's own user.
+        proc: of the system.
+    """
     found: dict[str, list[dict[str, Any]]] = {container: [] for container in containers}
+    parents: dict[int, int] = {}
     for folder in proc.glob("[0-9]*"):
         try:
             groups = (folder / "cgroup").read_text()
@@ -158,15 +165,26 @@ def _processes(containers: Sequence[str], proc: Path = Path("/proc")) -> dict[st
         status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
         if status.get("Name", "").startswith(_PASSING):
             continue
+        parents[int(folder.name)] = int(status["PPid"])
         found[container].append(
             {
+                "pid": int(folder.name),
                 "name": status.get("Name", ""),
                 "uid": int(status["Uid"].split()[1]),
                 "capabilities": status.get("CapEff", ""),
                 "no_new_privileges": status.get("NoNewPrivs", "0").strip() == "1",
             }
         )
-    return found
+
+    def comes_from(pid: int, first: int) -> bool:
+        while pid != first and pid in parents:
+            pid = parents[pid]
+        return pid == first
+
+    return {
+        container: [one for one in rows if comes_from(one["pid"], containers[container])]
+        for container, rows in found.items()
+    }
 
 
 def _image_ids(references: Sequence[str]) -> dict[str, str]:
