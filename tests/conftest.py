@@ -32,6 +32,12 @@ STORIES = (
     ("integration/test_backup.py", "integration/test_disaster.py"),
     ("integration/test_backup_faults.py", "integration/test_backup_keeping.py"),
     ("e2e/test_disaster.py",),
+    ("integration/test_release_outcomes.py",),
+    ("integration/test_engine_local.py",),
+    ("integration/test_engine_faults.py", "integration/test_local_guestbook.py"),
+    ("integration/test_smoke.py", "integration/test_certificates.py"),
+    ("roles/test_molecule.py::test_role_on_this_machine", "integration/test_base_images.py"),
+    ("integration/test_app_image.py", "integration/test_image_transfer.py"),
 )
 HERE = Path(__file__).parent
 

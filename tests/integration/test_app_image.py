@@ -23,7 +23,7 @@ from support.engine import app_image, base_image, base_images
 from support.engine_stack import docker
 from support.kit import EXAMPLE, FIXTURE, ROOT
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 MOST_BYTES_ABOVE_BASE = 100 * 1024 * 1024
 

@@ -17,7 +17,7 @@ from support import registry
 from support.engine import base_image, base_images
 from support.engine_stack import docker
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 PASSWORD = "p'a$s \"w\\ö"  # noqa: S105 - made up
 # A first start prepares the cluster in 1 s here.

@@ -22,7 +22,7 @@ from support.certificates import Issued, authorities, issue
 from support.engine_stack import docker
 from support.prod_stack import DOMAIN, NAME, ProdStack, bring_up, remove
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 CA = authorities()
 

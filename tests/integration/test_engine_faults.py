@@ -14,7 +14,7 @@ import pytest
 from support.engine_stack import SmallStack
 from support.kit import ROOT
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 BROKEN = "raise RuntimeError('this migration is broken on purpose')\n"
 

@@ -13,7 +13,7 @@ import pytest
 from kit_control import engine_archive
 from support.engine_stack import PASSWORD, SmallStack, docker
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 NEW_APP = {
     "notes/__init__.py": "",

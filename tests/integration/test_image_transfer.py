@@ -20,7 +20,7 @@ from kit_engine.report import Report
 from support.engine import base_image
 from support.engine_stack import docker
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 REPORT = Report("images", as_json=True)
 

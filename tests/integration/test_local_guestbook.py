@@ -11,7 +11,7 @@ import pytest
 from support.kit import FIXTURE, playbook
 from support.local_stack import LocalStack, make
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -202,12 +204,34 @@ def test_without_its_database_the_site_lives_and_is_not_ready(prod: ProdStack) -
     assert prod.ask("/health/ready")[0].status == 200
 
 
+def stay(prod: ProdStack, path: str) -> str:
+    """Ask again and again by one connection, up to the answer that tells of its end."""
+    connection = prod.connect()
+    try:
+        while True:
+            connection.request("GET", path, headers={"Host": DOMAIN})
+            answer = connection.getresponse()
+            answer.read()
+            if answer.will_close:
+                return answer.headers["Connection"]
+            time.sleep(0.05)
+            if select.select([connection.sock], [], [], 0)[0]:
+                return "without a word"
+    finally:
+        connection.close()
+
+
 def test_nginx_takes_other_files_by_reload_and_never_bad_ones(prod: ProdStack) -> None:
     path = prod.root / "nginx/snippets/headers.conf"
     before, container = path.read_text(), inspect(prod, "nginx")["Id"]
     path.write_text(before + "add_header X-Kit-Test one always;\n")
-    assert prod.engine("up").returncode == 0
+    with ThreadPoolExecutor(1) as aside:
+        visitor = aside.submit(stay, prod, "/health/live")
+        assert prod.engine("up").returncode == 0
+        # The end of a connection is announced with an answer: at a reload nginx closes what is idle without a word.
+        assert visitor.result(timeout=60) == "close"
     assert prod.ask("/nowhere")[0].headers["X-Kit-Test"] == "one"
+    assert prod.ask("/health/live")[0].headers.get("Connection") != "close"
 
     path.write_text(before + "no_such_directive;\n")
     refused = prod.engine("up")

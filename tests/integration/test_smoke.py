@@ -22,7 +22,7 @@ from support.engine_stack import docker
 from support.kit import ROOT, Run, playbook
 from support.prod_stack import SECRETS, ProdStack, bring_up, remove
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 # The promised 3 s of a gate, as time of this machine's processors: other tests share them.
 GATE_SECONDS = 3

@@ -77,6 +77,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 @pytest.mark.parametrize("role", LOCAL)
 def test_role_on_this_machine(role: str, variables: dict[str, str], tmp_path: Path) -> None:
     run_scenario(role, "default", tmp_path, variables, LOCAL_SECONDS)

@@ -25,6 +25,10 @@ from kit_engine.stack import CURRENT, EDGE, Stack
 MOUNTED = "/etc/nginx/kit"
 # In the folder of sockets: leads to those of the release that serves.
 LIVE = "live"
+# Beside it, while nginx is about to reload: the app's answers close their connections (nginx/conf.d/default.conf.j2).
+CLOSING = "closing"
+# A client that is at work sends its next request within this, and so leaves before a reload ends what is idle.
+CLOSING_SECONDS = 2.0
 # A set that was replaced stays, for nginx to go back to; older ones go.
 KEPT = 2
 # Names the set that nginx was seen to use: the link alone would not tell of a reload that never came.
@@ -98,6 +102,8 @@ def stage(docker: Docker, running: Optional[Container]) -> bool:
         EngineError: nginx refuses it; the one in use stays, and nothing of the new one is left.
     """
     stack = docker.stack
+    # Of a reload that was cut off.
+    (stack.root / prepare.SOCKETS / CLOSING).unlink(missing_ok=True)
     if is_current(stack):
         return False
     folder, name = _folder(stack), wanted(stack)
@@ -150,7 +156,10 @@ def activate(docker: Docker, before: Sequence[Container]) -> None:
 
 
 def reload(docker: Docker, container: Container) -> None:
-    """Have nginx read its files and certificates anew, without a gap, and see it done.
+    """Have nginx read its files anew, without a gap, and see it done.
+
+    At a reload nginx closes the connections that are idle, and a request that is on its way there is lost: visitors'
+    connections are closed with an answer before that.
 
     Args:
         docker: the stack's containers.
@@ -159,6 +168,16 @@ def reload(docker: Docker, container: Container) -> None:
     Raises:
         EngineError: no new generation of workers took over in time.
     """
+    closing = docker.stack.root / prepare.SOCKETS / CLOSING
+    closing.touch()
+    try:
+        time.sleep(CLOSING_SECONDS)
+        _hang_up(docker, container)
+    finally:
+        closing.unlink(missing_ok=True)
+
+
+def _hang_up(docker: Docker, container: Container) -> None:
     before = _workers(container)
     told = docker.hang_up(container)
     if told.code:

@@ -33,10 +33,10 @@ def wait_healthy(docker: Docker, service: str, restarts: Mapping[str, int]) -> N
     Args:
         docker: the stack's containers.
         service: a service that was started.
-        restarts: how often each container (by id) had been restarted before.
+        restarts: how often each container (by id) may have been restarted; 0 for one that is not named.
 
     Raises:
-        EngineError: a container stopped or restarted, or the time is up; with the end of its log.
+        EngineError: a container stopped or was restarted more often, or the time is up; with the end of its log.
     """
     limit = docker.stack.limits.ready_timeout_seconds
     end = time.monotonic() + limit
@@ -58,11 +58,11 @@ def wait_ready(docker: Docker, restarts: Mapping[str, int]) -> None:
 
     Args:
         docker: the stack's containers.
-        restarts: how often each container (by id) had been restarted before.
+        restarts: how often each container (by id) may have been restarted; 0 for one that is not named.
 
     Raises:
-        EngineError: a container of the app stopped or restarted, or the time is up; with the last answer and the
-            end of the log.
+        EngineError: a container of the app stopped or was restarted more often, or the time is up; with the last
+            answer and the end of the log.
     """
     stack = docker.stack
     limit = stack.limits.ready_timeout_seconds
@@ -169,20 +169,20 @@ def is_healthy(docker: Docker, container: Container) -> bool:
     return docker.execute(container, container.health_command, limit=ANSWER_SECONDS * 2).code == 0
 
 
-def refuse_broken(docker: Docker, container: Container, restarts_before: int) -> None:
+def refuse_broken(docker: Docker, container: Container, restarts: int) -> None:
     """Give up at once on a container that cannot get ready any more.
 
     Args:
         docker: the stack's containers.
         container: one of them.
-        restarts_before: how often it had been restarted before.
+        restarts: how often it may have been restarted.
 
     Raises:
         EngineError: it stopped, or is restarted over and over; with the end of its log.
     """
     if container.state in ("exited", "dead", "removing"):
         raise _gave_up(docker, container.service, container, f"stopped with exit code {container.exit_code}")
-    if container.state == "restarting" or container.restarts > restarts_before:
+    if container.restarts > restarts:
         raise _gave_up(docker, container.service, container, "ends soon after its start and is restarted over and over")
 
 

@@ -96,9 +96,9 @@ def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
             readiness.wait_healthy(docker, service, restarts)
         if stack.database and stack.database.service not in unchanged and database_password.ensure(docker):
             changes.prepared.append("the database role's password")
-        # One that ended while its database was away is not to blame: it is judged from here on.
+        # One that ends since its database was away is not to blame, and may note that later than we do: once more.
         settled = before if all(container.well for container in before) else docker.containers()
-        restarts = {container.id: container.restarts for container in settled}
+        restarts = {container.id: container.restarts + 1 for container in settled}
     with report.step("migrate"):
         web = [container for container in before if container.service == stack.web and stack.web in unchanged]
         commands = release_commands.run_if_needed(
