@@ -15,11 +15,10 @@ from support import checkout
 from support.checkout import Checkout
 from support.kit import EXAMPLE
 from support.kit import ROOT as KIT
+from support.prod_story import PROJECT, ROOT
 from testbed.fixtures import distros
 from testbed.hosts import Host, borrowed
 from testbed.project import inventory_variables
-
-from e2e.test_prod import PROJECT, ROOT
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 

@@ -15,7 +15,7 @@ RUN_BY = {
     "docs/QUICKSTART.md": "tests/fresh/test_fresh.py",
     "docs/DOCKER_SETUP.md": "tests/fresh/test_fresh.py",
     "docs/OPERATIONS.md": "tests/e2e/test_prod.py",
-    "docs/CI.md": "tests/e2e/test_prod.py",
+    "docs/CI.md": "tests/e2e/test_prod_days.py",
     "docs/DISASTER.md": "tests/e2e/test_disaster.py",
 }
 # Not in a test of their own: they are what runs the tests (.ci/run).
