@@ -109,15 +109,17 @@ class TestExample:
         assert docker("volume", "ls", "--quiet", "--filter", f"name={example.project}") == ""
 
 
+@pytest.fixture(scope="class")
+def up(example: LocalStack) -> None:
+    """The example project, up whatever was before."""
+    run = example.deploy()
+    assert run.code == 0, run.output
+
+
 @pytest.mark.timed
+@pytest.mark.usefixtures("up")
 class TestSeconds:
     """What is promised in seconds, of the example once it is up."""
-
-    @pytest.fixture(scope="class", autouse=True)
-    def up(self, example: LocalStack) -> None:
-        """Deploy it."""
-        run = example.deploy()
-        assert run.code == 0, run.output
 
     def test_second_deploy_changes_nothing(self, example: LocalStack) -> None:
         before = docker("ps", "--quiet", "--no-trunc", "--filter", f"name={example.project}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from kit_control import dotenv_file
+from kit_control import dotenv_file, memo
 from kit_control.context import Stack
 from kit_control.errors import KitError
 
@@ -140,9 +141,19 @@ def _nginx_files(folder: Path, context: Mapping[str, Any]) -> Iterator[File]:
             yield File(f"nginx/{name}", path.read_text(encoding="utf-8"))
 
 
+def _compiled() -> jinja2.BytecodeCache | None:
+    """Where templates lie compiled, by their text; a release that changes nothing renders to compare."""
+    try:
+        memo.FOLDER.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return None
+    return jinja2.FileSystemBytecodeCache(str(memo.FOLDER)) if os.access(memo.FOLDER, os.W_OK) else None
+
+
 def _print(folder: Path, name: str, context: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
+        bytecode_cache=_compiled(),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

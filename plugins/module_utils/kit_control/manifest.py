@@ -12,14 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
-from kit_control import yaml_text
+from kit_control import memo, yaml_text
 from kit_control.errors import KitError
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
 
@@ -76,7 +77,7 @@ def _load(path: Path, _mtime_ns: int) -> Manifest:
     """Read a manifest; kept by path and time, since Ansible evaluates the variables that ask for it again and again."""
     text = path.read_text(encoding="utf-8")
     raw, positions = _parse(path, text)
-    problems = [*_schema_problems(raw), *_duplicate_problems(text)]
+    problems = [*_schema_problems(raw, text), *_duplicate_problems(text)]
     if not problems:
         problems = list(_cross_field_problems(raw, path.parent))
     if problems:
@@ -147,10 +148,17 @@ def _duplicate_problems(text: str) -> Iterator[tuple[KeyPath, str]]:
         yield from walk(node, ())
 
 
-def _schema_problems(raw: Any) -> list[tuple[KeyPath, str]]:
-    validator = Draft202012Validator(schema())
-    errors = sorted(validator.iter_errors(raw), key=lambda error: [str(part) for part in error.absolute_path])
-    return [problem for error in errors for problem in _explain(error)]
+def _schema_problems(raw: Any, text: str) -> list[tuple[KeyPath, str]]:
+    def judge() -> list[tuple[KeyPath, str]]:
+        # Here: to load it takes as long as all else of a manifest, and a good one is judged at each command.
+        from jsonschema import Draft202012Validator
+
+        errors = Draft202012Validator(schema()).iter_errors(raw)
+        ordered = sorted(errors, key=lambda error: [str(part) for part in error.absolute_path])
+        return [problem for error in ordered for problem in _explain(error)]
+
+    both = f"{json.dumps(schema())}\0{text}".encode()
+    return [] if memo.remembered("valid", both, lambda: not judge()) else judge()
 
 
 def _explain(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
