@@ -60,6 +60,10 @@ def test_rows_come_back_and_those_of_before_stay(host: HostReleases) -> None:
     assert host.ask("/rows") == "7"
     assert restore(host, first).code == 0
     assert host.ask("/rows") == "1000"
+    log = (host.root / f"records/{host.current}.log").read_text()
+    assert log.count("--- restore, by ") == 3
+    assert log.count("--- backup, by ") == 1
+    assert "[5/6] swap" in log
 
 
 @pytest.mark.parametrize("fault", ["flipped bit", "cut off", "other project", "no manifest", "other name"])

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kit_engine import __version__, lock, masking, pending, prepare, signals
+from kit_engine import __version__, lock, masking, pending, prepare, runlog, signals
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError, UsageError
 from kit_engine.report import Report
@@ -62,6 +62,9 @@ _CHANGES: Mapping[str, Callable[[argparse.Namespace], bool]] = {
     "rollback": _always,
     "up": _always,
 }
+# Those of them that people do by hand or timers by the clock, and that leave a release's log what they told, as its own
+# phases do.
+_LOGGED = frozenset({"backup", "migrate", "restore", "scheduled", "verify-backup"})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,6 +111,8 @@ def _run(words: list[str]) -> int:
             if _makes_whole(arguments):
                 import_module("kit_engine.recovery").recover(stack.root, report)
                 docker = Docker(load(arguments.root))
+            if arguments.verb in _LOGGED and docker.stack.release:
+                runlog.follow(docker, report, f"{arguments.verb}, by {lock.caller()}")
             run(docker, arguments)
             prepare.give_back(stack.root)
     except UsageError as error:
