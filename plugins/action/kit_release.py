@@ -86,6 +86,9 @@ class ActionModule(KitAction):
                 return self.variables.get(SWITCHED) or {"changed": False}
             if any(self._task.args.get("problems", ())):
                 return {"changed": False, "message": "not switched: the release failed elsewhere, and all go back"}
+            done = (self.variables.get(PREPARED) or {}).get("switched")
+            if done:
+                return dict(done)
             told = self._call({"phase": phase})
             if told.get("failed"):
                 # Not a failure yet: the other hosts must hear of it, and go back too.
@@ -156,7 +159,8 @@ class ActionModule(KitAction):
         if "rollback" in self._task.args:
             if self._task.check_mode:
                 return {"changed": True, "message": "the host would go back to an earlier release"}
-            told = self._call({"phase": "prepare", "rollback": str(self._task.args["rollback"] or "")})
+            asked = {"rollback": str(self._task.args["rollback"] or ""), "switch": self._is_alone()}
+            told = self._call({"phase": "prepare", **asked})
             # What the smoke checks compare with; the next deploy renders anew.
             folder = self.inputs().folder
             for name, text in told.pop("files", {}).items():
@@ -193,9 +197,14 @@ class ActionModule(KitAction):
             "restarts": [name for name in str(task["restarts"]).replace(",", " ").split() if name],
             "backup": bool(task["backup"]),
             "restore": bool(task["restore"]),
+            "switch": self._is_alone(),
         }
         archive = None if same else release_archive.pack(files, self._beside(given))
         return self._call(asked, archive)
+
+    def _is_alone(self) -> bool:
+        """Whether no other host has to be prepared before this one switches: then one call does both."""
+        return len(self.variables["ansible_play_hosts"]) == 1
 
     def _source(self, given: Inputs) -> dict[str, release_archive.Entry] | None:
         """The project's files, where the host mounts them over the image."""

@@ -46,8 +46,9 @@ def release_verb(arguments: argparse.Namespace) -> None:
     The request: ``phase``, and for ``prepare`` either ``rollback`` (id to go back to; empty: the last good one) or
     ``id``, ``configuration`` (hash of the content on standard input; empty: the current release is brought up again),
     ``current`` (id that served when that was compared) and the facts of the record, with ``restarts`` and ``backup`` of
-    Wanted, and ``restore`` (whether a failed migration is undone by that backup). For ``finish``: ``problem`` (what the
-    smoke gate found; empty: all is well), ``keep`` (how many releases) and ``warnings`` (of the control node's hooks).
+    Wanted, and ``restore`` (whether a failed migration is undone by that backup); with ``switch`` that phase follows at
+    once, its answer under ``switched``. For ``finish``: ``problem`` (what the smoke gate found; empty: all is well),
+    ``keep`` (how many releases) and ``warnings`` (of the control node's hooks).
     """
     report: Report = arguments.report
     root: Path = arguments.root.resolve()
@@ -56,11 +57,15 @@ def release_verb(arguments: argparse.Namespace) -> None:
     if phase == "prepare":
         back = "rollback" in asked
         given = _rollback(root, report, asked) if back else _deploy(root, report, asked)
-        told = {"changed": True, "release": given.id, "previous": given.previous, "seconds": report.seconds}
+        told = {"changed": True, "release": given.id, "previous": given.previous, "seconds": dict(report.seconds)}
         told["record"] = _told(root, given)
-        report.done({**told, "files": _open_files(recovery.docker_of(root, given.id)) if back else {}}, "")
+        told["files"] = _open_files(recovery.docker_of(root, given.id)) if back else {}
+        if asked.get("switch"):
+            told["switched"] = _switch(root, report)
+        report.done(told, "")
     elif phase == "switch":
-        _switch(root, report)
+        switched = _switch(root, report)
+        report.done(switched, switched["message"])
     else:
         _finish(root, report, str(asked["problem"]), int(asked["keep"]), asked.get("warnings", ()))
 
@@ -70,7 +75,7 @@ def rollback_verb(_docker: Docker, arguments: argparse.Namespace) -> None:
     root: Path = arguments.root.resolve()
     report: Report = arguments.report
     _rollback(root, report, {"rollback": arguments.release or ""})
-    _switch(root, report, quiet=True)
+    _switch(root, report)
     _finish(root, report, "", arguments.keep)
 
 
@@ -187,8 +192,8 @@ def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
     return under_way
 
 
-def _switch(root: Path, report: Report, *, quiet: bool = False) -> None:
-    under_way = _under_way(root)
+def _switch(root: Path, report: Report) -> dict[str, Any]:
+    under_way, before = _under_way(root), set(report.seconds)
     docker = recovery.docker_of(root, under_way.id)
     old = recovery.docker_of(root, under_way.previous) if under_way.previous else None
     runlog.follow(docker, report, f"{under_way.kind}: switch")
@@ -197,7 +202,9 @@ def _switch(root: Path, report: Report, *, quiet: bool = False) -> None:
     try:
         if _takes_over(docker, old):
             report.names = _steps_of(root, under_way, docker)
-            rollout.switch(docker, report)
+            # A rollback's files are there since it served. Of those without a hash in their name, another's lie there:
+            # they can wait.
+            rollout.switch(docker, report, publish=under_way.kind == ROLLBACK)
         else:
             report.names = (*release.STEPS, *hooks.steps(docker))
             told = release.up(docker, report, is_new=under_way.kind == DEPLOY)
@@ -220,9 +227,8 @@ def _switch(root: Path, report: Report, *, quiet: bool = False) -> None:
             releases.write(root, record)
     backup_schedule.keep(docker.stack, report)
     text = f"{docker.stack.name} ({docker.stack.env}) is ready: {verbs.site_url(docker)}, release {under_way.id}"
-    if not quiet:
-        changes["record"] = _told(root, under_way)
-        report.done({**changes, "release": under_way.id, "message": text, "seconds": report.seconds}, text)
+    seconds = {step: took for step, took in report.seconds.items() if step not in before}
+    return {**changes, "release": under_way.id, "message": text, "seconds": seconds, "record": _told(root, under_way)}
 
 
 def _finish(root: Path, report: Report, problem: str, keep: int, warnings: Sequence[str] = ()) -> None:

@@ -129,7 +129,7 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
                 raise
     with report.step("start"), ThreadPoolExecutor(1) as aside:
         # Both before the switch; each takes a second, most of it Docker's.
-        files = stack.app_files
+        files = stack.app_files if wanted.commands else None
         published = aside.submit(release.publish_static, docker, files) if files else None
         _start_web(docker)
         if published:
@@ -138,12 +138,13 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
         wait_for_web(docker)
 
 
-def switch(docker: Docker, report: Report) -> None:
+def switch(docker: Docker, report: Report, *, publish: bool = False) -> None:
     """Lead all traffic to a release whose web is healthy, and have everything else follow.
 
     Args:
         docker: the release.
         report: where steps are told.
+        publish: whether its static files are brought to their volume once more.
 
     Raises:
         EngineError: a step failed.
@@ -160,6 +161,8 @@ def switch(docker: Docker, report: Report) -> None:
         _drop_sockets(docker)
     with report.step("workers"):
         follow(docker)
+        if publish and stack.app_files:
+            release.publish_static(docker, stack.app_files)
     with report.step("ready"):
         readiness.wait_ready(docker, {})
         for service in stack.workers:
@@ -191,7 +194,7 @@ def converge(docker: Docker, report: Report) -> None:
         _start_web(docker)
     with report.step("healthy"):
         wait_for_web(docker)
-    switch(docker, report)
+    switch(docker, report, publish=True)
 
 
 def give_up(docker: Docker, old: Optional[Docker]) -> None:
