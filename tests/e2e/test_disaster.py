@@ -61,7 +61,7 @@ def test_a_lost_host_comes_back_from_a_copy_of_a_backup(tmp_path: Path) -> None:
         host = second.hosts[0]
         words = {
             "BACKUP": backup, "COPY": str(tmp_path / "copy"), "COMMIT": manifest["release"].rpartition("-")[2],
-            "DEPLOY_ROOT": ROOT, "HOST": " ".join(host.ssh_words[1:]),
+            "DEPLOY_ROOT": ROOT, "SERVER": " ".join(host.ssh_words[1:]),
         }  # fmt: skip
         begun = time.monotonic()
         for command in commands(PAGE, marked_only=False):

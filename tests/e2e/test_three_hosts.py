@@ -74,13 +74,18 @@ class Three:
         """Have the inventory say something else of one host for a while."""
         path = self.kit.path / "hosts.yml"
         sound = path.read_text()
-        inventory = yaml.safe_load(sound)
-        inventory["app"]["hosts"][host.name].update(variables)
-        path.write_text(yaml.safe_dump(inventory))
+        self.note(host, **variables)
         try:
             yield
         finally:
             path.write_text(sound)
+
+    def note(self, host: Host, **variables: object) -> None:
+        """Write something else of one host into the inventory."""
+        path = self.kit.path / "hosts.yml"
+        inventory = yaml.safe_load(path.read_text())
+        inventory["app"]["hosts"][host.name].update(variables)
+        path.write_text(yaml.safe_dump(inventory))
 
     def answers(self) -> list[str]:
         """What each host's site answers."""
@@ -247,6 +252,7 @@ def test_a_host_that_dies_in_the_switch_is_named_and_caught_up_by_the_next_run(t
     finally:
         docker("start", dying.name)
         dying.wait()
+        three.note(dying, smoke_address=dying.address)
     three.make("deploy", "WAIT=60")
     assert three.answers() == ["sixth migrations"] * 3
     assert len(set(three.releases())) == 1

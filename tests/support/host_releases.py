@@ -286,7 +286,7 @@ class HostReleases:
         return self.engine("release", "--json", "--request", json.dumps({"phase": name, **request}))
 
     def deploy(self, version: Version | None, *, problem: str = "", keep: int = 5, **request: Any) -> Told:
-        """Go through all phases, up to the first that fails.
+        """Go through all phases, up to the first that fails, as a control node does for one host.
 
         Args:
             version: what to release.
@@ -294,9 +294,7 @@ class HostReleases:
             keep: how many good releases stay.
             request: further facts for the first phase.
         """
-        told = self.prepare(version, **request)
-        if told.code == 0:
-            told = self.phase("switch")
+        told = self.prepare(version, **{"switch": True, **request})
         if told.code == 0:
             told = self.phase("finish", problem=problem, keep=keep)
         return told

@@ -70,11 +70,8 @@ class Host:
     @property
     def ssh_options(self) -> list[str]:
         """Options for ssh and Ansible: this key only, and a host key that is known beforehand."""
-        return [
-            f"-oUserKnownHostsFile={self.folder / 'known_hosts'}",
-            "-oStrictHostKeyChecking=yes",
-            "-oIdentitiesOnly=yes",
-        ]
+        known = f"-oUserKnownHostsFile={self.folder / 'known_hosts'}"
+        return [known, "-oStrictHostKeyChecking=yes", "-oIdentitiesOnly=yes"]
 
     @property
     def ssh_words(self) -> list[str]:
@@ -136,6 +133,11 @@ class Host:
         docker("restart", "--time", "30", self.name)
         self.wait()
         return time.monotonic() - begun
+
+    @property
+    def address(self) -> str:
+        """Where other containers and this machine reach it; another one after each start."""
+        return docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", self.name).strip()
 
     def wait(self) -> str:
         """Wait until sshd answers and systemd has started what it starts.
@@ -468,17 +470,13 @@ def _banner(port: int) -> bool:
         return False
 
 
-def _address(name: str) -> str:
-    return docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name).strip()
-
-
 def _write_access(folder: Path, hosts: Sequence[Host], variables: Mapping[str, object]) -> None:
     entries: dict[str, dict[str, object]] = {}
     config = []
     for host in hosts:
         entries[host.name] = {
             # Where its ports are seen as on a network; SSH goes through a port of this machine.
-            "smoke_address": _address(host.name),
+            "smoke_address": host.address,
             "ansible_host": LOOPBACK,
             "ansible_port": host.port,
             "ansible_user": USER,
