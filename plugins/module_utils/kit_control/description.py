@@ -75,7 +75,6 @@ def describe(
             "schedule": settings["backup_schedule"],
             "drill_schedule": settings["backup_drill_schedule"],
             "ping_url": settings["backup_ping_url"],
-            "offsite_repository": settings["backup_offsite_repository"],
             **{name: int(settings[f"backup_{name}"]) for name in _KEPT_BACKUPS},
         },
         "limits": {

@@ -22,7 +22,6 @@ from kit_engine import (
     __version__,
     backup_dump,
     backup_media,
-    backup_offsite,
     backup_role,
     command,
     database,
@@ -135,7 +134,6 @@ def create(docker: Docker, report: Report, level: str = "", kind: str = MANUAL) 
             backup_role.end_sessions(server, wanted)
         raise
     _tell(report, done, why)
-    backup_offsite.send(stack, report, folder / done.id)
     return done
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup, backup_checks, backup_offsite, backup_prune, command, hooks, releases
+from kit_engine import backup, backup_checks, backup_prune, command, hooks, releases
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report, duration
@@ -192,7 +192,6 @@ def _ended(last: Optional[Mapping[str, Any]]) -> str:
 def _backup(docker: Docker, report: Report) -> str:
     done = backup.create(docker, report, kind=backup.SCHEDULED)
     backup_prune.prune(docker.stack, report)
-    backup_offsite.demand_copied(docker.stack, done.id)
     return done.id
 
 

@@ -6,7 +6,6 @@ The one that was in use stays, under a dated name. Until the rename it goes on s
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import time
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from typing import Any
 
 from kit_engine import (
     backup,
-    backup_offsite,
     backup_prune,
     command,
     database,
@@ -43,30 +41,15 @@ def backup_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     with report.step("backup"):
         done = backup.create(docker, report, arguments.level or "")
         backup_prune.prune(docker.stack, report)
-        backup_offsite.demand_copied(docker.stack, done.id)
     text = backup.line({**done.as_record(), "age": 0.0})
     report.done({"changed": True, "backup": done.as_record(), "message": text}, text)
 
 
 def backups_verb(docker: Docker, arguments: argparse.Namespace) -> None:
-    """List the backups, and where each lies."""
-    stack, problem = docker.stack, ""
-    found, away = backup.listed(stack.root), dict[str, str]()
-    try:
-        away = backup_offsite.listed(stack)
-    except EngineError as error:
-        problem = error.problem
-    for one in found:
-        one["where"] = ["host", *(["off-site"] if one["id"] in away else [])]
-    only = sorted(set(away) - {str(one["id"]) for one in found}, reverse=True)
-    lines = [
-        f"{backup.line(one)}, {one['kind']}, release {one['release'] or '-'}, {' and '.join(one['where'])}"
-        for one in found
-    ]
-    lines += [f"{one}, off-site only" for one in only]
-    lines += [f"warning: which lie off-site is not known: {problem}"] if problem else []
-    told = {"changed": False, "backups": found, "offsite_only": only, "offsite_problem": problem}
-    arguments.report.done(told, "\n".join(lines) or "No backup yet.")
+    """List the backups on this host."""
+    found = backup.listed(docker.stack.root)
+    lines = [f"{backup.line(one)}, {one['kind']}, release {one['release'] or '-'}" for one in found]
+    arguments.report.done({"changed": False, "backups": found}, "\n".join(lines) or "No backup yet.")
 
 
 def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
@@ -172,7 +155,7 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
 
     Args:
         docker: the stack's containers.
-        wanted: its id, or ``latest`` for the newest good one on this host; one that lies off-site only is fetched.
+        wanted: its id, or ``latest`` for the newest good one.
 
     Returns:
         Its manifest.
@@ -185,11 +168,6 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
         chosen = backup.newest(stack.root)
     else:
         chosen = next((one for one in backup.listed(stack.root) if one["id"] == wanted), None)
-    folder = stack.root / backup.FOLDER
-    if chosen is None and wanted != NEWEST and not (folder / wanted).exists():
-        new = folder / f"{backup.UNFINISHED}{os.getpid()}"
-        if backup_offsite.fetch(stack, wanted, new, folder / wanted):
-            return choose(docker, wanted)
     if chosen is None and (stack.root / backup.FOLDER / wanted).is_dir():
         problem = f"The manifest of backup {wanted} is missing, or is not what was written."
         raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups") + "    (choose another)")

@@ -133,7 +133,6 @@ class Backups:
         schedule: when one is made, as systemd's OnCalendar has it; empty: never.
         drill_schedule: when the newest is restored for a test; empty: never.
         ping_url: asked after each scheduled one, with ``/fail`` behind it after one that failed; may be empty.
-        offsite_repository: where restic copies each one to; empty: nowhere.
     """
 
     level: str = "restore"
@@ -146,7 +145,6 @@ class Backups:
     schedule: str = ""
     drill_schedule: str = ""
     ping_url: str = ""
-    offsite_repository: str = ""
 
 
 @dataclass(frozen=True)
@@ -352,7 +350,7 @@ def _backups(reader: _Reader | None) -> Backups:
     if reader is None:
         return Backups()
     numbers = ("restore_test_max_bytes", "timeout_seconds", *(f"keep_{name}" for name in _KEPT))
-    texts = ("level", "schedule", "drill_schedule", "ping_url", "offsite_repository")
+    texts = ("level", "schedule", "drill_schedule", "ping_url")
     # What is not given has its default.
     told: dict[str, Any] = {name: reader.number(name) for name in numbers if reader.given(name)}
     told.update({name: reader.text(name) for name in texts if reader.data.get(name)})
