@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 gc.disable()
 
@@ -36,27 +35,9 @@ threading.Thread(target=end_with_reader, daemon=True).start()
 sys.path[0] = str(Path(__file__).with_name("module_utils"))
 sys.argv[0] = "ansible-playbook"
 
-import yaml  # noqa: E402 - as above
-from kit_control import memo  # noqa: E402 - as above
+from kit_control import ansible_yaml  # noqa: E402 - as above
 
-# Ansible reads 450 KB of its own YAML at each start.
-LARGE_BYTES = 20_000
-parse = yaml.load
-PLAIN = {getattr(yaml, name, None) for name in ("CBaseLoader", "CSafeLoader")}
-
-
-def load(stream: Any, Loader: Any) -> Any:  # noqa: N803 - PyYAML's own name for it
-    """Parse as PyYAML does; a large text that was parsed before, into nothing but plain values, only once."""
-    if Loader not in PLAIN:
-        return parse(stream, Loader=Loader)
-    content = stream.read() if hasattr(stream, "read") else stream
-    text = content.encode() if isinstance(content, str) else content
-    if len(text) < LARGE_BYTES:
-        return parse(content, Loader=Loader)
-    return memo.remembered(Loader.__name__, text, lambda: parse(content, Loader=Loader))
-
-
-yaml.load = load
+ansible_yaml.remember()
 
 from ansible.cli.playbook import main  # noqa: E402 - as above
 
