@@ -31,10 +31,11 @@ class ActionModule(KitAction):
             "extra_ca_bundle": str(given["extra_ca_bundle"]),
             "min_free_bytes": int(given["min_free_bytes"]),
         }
-        found = self._ask({**asked, "check_only": True})
         # The context, some megabytes, travels only where it is needed.
-        if self._task.check_mode or found.get("failed") or not found["changed"]:
-            return found
+        if self._task.check_mode or self.is_remote:
+            found = self._ask({**asked, "check_only": True})
+            if self._task.check_mode or found.get("failed") or not found["changed"]:
+                return found
         return self._ask({**asked, "check_only": False}, plan.context)
 
     def _ask(self, asked: dict[str, Any], context: bytes | None = None) -> dict[str, Any]:

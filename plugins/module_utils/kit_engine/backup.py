@@ -23,7 +23,6 @@ from kit_engine import (
     backup_dump,
     backup_media,
     backup_role,
-    command,
     database,
     disk,
     releases,
@@ -220,17 +219,25 @@ def time_of(name: str) -> int:
     return timegm(time.strptime(name[:_STAMP_LENGTH], _STAMP))
 
 
+def read(text: str, name: str) -> Optional[dict[str, Any]]:
+    """Read a manifest as :func:`listed` describes it; None where it is not what was written for a backup of that id."""
+    try:
+        told: dict[str, Any] = json.loads(text)
+        if told["id"] != name or not verification.is_sealed(told):
+            return None
+        made = float(told.get("made", time_of(name)))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    # What was made before there were kinds is kept as long as that of a release.
+    return {"kind": RELEASE, **told, "age": max(0.0, time.time() - made), "verified": made, "problem": ""}
+
+
 def _each(root: Path) -> Iterator[dict[str, Any]]:
     for name in names(root):
-        try:
-            told: dict[str, Any] = json.loads((root / FOLDER / name / MANIFEST).read_text(encoding="utf-8"))
-            if told["id"] == name and verification.is_sealed(told):
-                made = float(told.get("made", time_of(name)))
-                # What was made before there were kinds is kept as long as that of a release.
-                found = {"kind": RELEASE, **told, "age": max(0.0, time.time() - made), "verified": made, "problem": ""}
+        with suppress(OSError, UnicodeDecodeError):
+            found = read((root / FOLDER / name / MANIFEST).read_text(encoding="utf-8"), name)
+            if found:
                 yield {**found, **_checked(root / FOLDER / name)}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
 
 
 def _checked(folder: Path) -> dict[str, Any]:
@@ -274,22 +281,22 @@ def _dump(docker: Docker, report: Report, server: Container, wanted: Database, n
         # As small beside the database as the last one was; the first is smaller than the database.
         last = before["bytes"] * size // max(1, before.get("database_bytes", size)) if before else size
         progress = streams.Progress(report, "dumped", last, about=True)
-        compression = backup_dump.dump(docker, server, wanted, moment.id, new / DUMP, progress)
+        client = backup_dump.dump(docker, server, wanted, moment, new / DUMP, progress)
     backup_dump.dump_globals(docker, server, wanted, new / ROLES)
     _pack_configuration(stack, new / CONFIGURATION)
     media = None
     if stack.app_files and stack.app_files.media_volume and docker.has_volume(stack.app_files.media_volume):
         media = backup_media.copy(
             docker, stack.app_files.media_volume, new, _earlier_media(stack.root),
-            streams.Progress(report, "media copied"), lambda wanted: _demand_room(docker, {new: wanted}),
+            streams.Progress(report, "media copied"), lambda wanted: _demand_room(docker.stack, {new: wanted}),
         )  # fmt: skip
     written = [new / name for name in (DUMP, ROLES, CONFIGURATION, MEDIA_LIST) if (new / name).is_file()]
     files = {path.name: {"bytes": streams.size_of(path), "sha256": verification.sha256(path)} for path in written}
     return {
         "made": round(time.time(), 3), "project": stack.project, "env": stack.env, "release": stack.release,
-        "database": wanted.name, "server": database.server_version(docker),
-        "client": backup_dump.client_version(docker, server), **files[DUMP], "database_bytes": size,
-        "compression": compression, "files": files, "rows": moment.rows, "media": asdict(media) if media else None,
+        "database": wanted.name, "server": moment.server, "client": client.version, **files[DUMP],
+        "database_bytes": size, "compression": client.compression, "files": files, "rows": moment.rows,
+        "media": asdict(media) if media else None,
     }  # fmt: skip
 
 
@@ -340,26 +347,26 @@ def _demand_space(docker: Docker, folder: Path, size: int, *, restores: bool) ->
     last = int(before["bytes"]) if before else 0
     places = {folder: min(size, last * 2) if last else size}
     # A small one's test has its data in memory, a large one's there.
-    engine = _engine_folder() if restores and size > throw_away.SMALL_BYTES else None
+    engine = disk.engine_folder() if restores and size > throw_away.SMALL_BYTES else None
     if engine:
         places[engine] = size
     problem = f"The backup would not fit: database {size / 2**20:.0f} MiB, last dump {last / 2**20:.0f} MiB."
-    _demand_room(docker, places, problem)
+    _demand_room(docker.stack, places, problem)
 
 
 def demand_restore_room(docker: Docker, size: int) -> None:
     """Refuse to restore so many bytes into a server of their own where they would not fit."""
-    place = _engine_folder()
+    place = disk.engine_folder()
     if place:
-        _demand_room(docker, {place: size}, f"The test database of {size / 2**20:.0f} MiB would not fit.")
+        _demand_room(docker.stack, {place: size}, f"The test database of {size / 2**20:.0f} MiB would not fit.")
 
 
-def _engine_folder() -> Optional[Path]:
-    told = command.run(["docker", "info", "--format", "{{.DockerRootDir}}"]).out.strip()
-    return Path(told) if told else None
+def demand_room(stack: Stack, place: Path, size: int, problem: str) -> None:
+    """Refuse to write so many bytes into a folder where they would not fit, or leave too little free."""
+    _demand_room(stack, {place: size}, problem)
 
 
-def _demand_room(docker: Docker, places: dict[Path, int], problem: str = "The media files would not fit.") -> None:
+def _demand_room(stack: Stack, places: dict[Path, int], problem: str = "The media files would not fit.") -> None:
     """Each disk must take all that goes to it, and have left what the stack wants free."""
     disks: dict[int, tuple[Path, int]] = {}
     for place, wanted in places.items():
@@ -368,7 +375,7 @@ def _demand_room(docker: Docker, places: dict[Path, int], problem: str = "The me
             first, sum_of = disks.get(place.stat().st_dev, (place, 0))
             disks[place.stat().st_dev] = (first, sum_of + wanted)
     for place, wanted in disks.values():
-        found = disk.problems([place], docker.stack.limits.min_free_bytes + wanted)
+        found = disk.problems([place], stack.limits.min_free_bytes + wanted)
         if found:
             raise EngineError("backup", f"{problem} {found[0].problem} Nothing was changed.", found[0].remedy)
 

@@ -16,7 +16,7 @@ from kit_engine.errors import EngineError
 from kit_engine.stack import Database
 
 # zstd's own default: on text and numbers about as small as gzip's 6, in a fraction of its time.
-ZSTD = "zstd:3"
+ZSTD, GZIP = "zstd:3", "gzip"
 # A release that alters a table may hold it for minutes; for longer, somebody should look.
 LOCK_WAIT_MS = 300_000
 # Below everything else: visitors come first. Whichever of the two programs the image has.
@@ -40,6 +40,7 @@ SELECT format('SELECT json_build_array(%L, (SELECT count(*) FROM ONLY %I.%I))',
 _BEGIN = """
 SET idle_in_transaction_session_timeout = 0;
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SHOW server_version;
 SELECT pg_export_snapshot();
 """
 
@@ -50,11 +51,26 @@ class Snapshot:
 
     Attributes:
         id: by which other sessions see the same.
+        server: version of the server, such as ``16.10``.
         rows: of each table; empty until the snapshot's block was left.
     """
 
     id: str
+    server: str
     rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Client:
+    """The program that dumps.
+
+    Attributes:
+        version: such as ``16.10``.
+        compression: how it compresses: ``zstd:3``, or ``gzip`` where this build has no zstd.
+    """
+
+    version: str
+    compression: str
 
 
 @contextmanager
@@ -75,10 +91,10 @@ def snapshot(docker: Docker, server: Container, wanted: Database) -> Iterator[Sn
         with suppress(BrokenPipeError):
             stdin.write(f"{_BEGIN}{COUNTS}".encode())
             stdin.flush()
-        given = stdout.readline().decode().strip()
+        version, given = (stdout.readline().decode().strip() for _ in range(2))
         if not re.fullmatch(r"[0-9A-F]+(-[0-9A-F]+)+", given):
-            raise _refused(docker, wanted, given + "\n" + stdout.read().decode("utf-8", "replace"))
-        held = Snapshot(given, {})
+            raise _refused(docker, wanted, f"{version}\n{given}\n" + stdout.read().decode("utf-8", "replace"))
+        held = Snapshot(given, version, {})
         yield held
         with suppress(BrokenPipeError):
             stdin.close()
@@ -94,32 +110,32 @@ def rows_of(lines: Iterable[str]) -> dict[str, int]:
 
 
 def dump(
-    docker: Docker, server: Container, wanted: Database, moment: str, target: Path, progress: streams.Progress
-) -> str:
+    docker: Docker, server: Container, wanted: Database, moment: Snapshot, target: Path, progress: streams.Progress
+) -> Client:
     """Write a dump in PostgreSQL's custom format.
 
     Args:
         docker: the stack's containers.
         server: of the database.
         wanted: the database.
-        moment: id of the snapshot.
+        moment: which is dumped.
         target: file; must not be there.
         progress: told how large it is.
 
     Returns:
-        How it is compressed: ``zstd:3``, or ``gzip`` where this build has no zstd.
+        What dumped it.
 
     Raises:
         EngineError: pg_dump failed, or its output could not be written.
     """
-    zstd = _knows_zstd(docker, server, wanted)
+    client = _client(docker, server, wanted)
     words = [
-        *("pg_dump", "--format=custom", *([f"--compress={ZSTD}"] if zstd else [])),
-        *(f"--snapshot={moment}", f"--lock-wait-timeout={LOCK_WAIT_MS}"),
+        *("pg_dump", "--format=custom", *([f"--compress={ZSTD}"] if client.compression == ZSTD else [])),
+        *(f"--snapshot={moment.id}", f"--lock-wait-timeout={LOCK_WAIT_MS}"),
         *("--no-password", f"--username={backup_role.NAME}", f"--dbname={wanted.name}"),
     ]
     _into(docker, server, wanted, words, target, progress)
-    return ZSTD if zstd else "gzip"
+    return client
 
 
 def dump_globals(docker: Docker, server: Container, wanted: Database, target: Path) -> None:
@@ -129,12 +145,6 @@ def dump_globals(docker: Docker, server: Container, wanted: Database, target: Pa
         *(f"--username={backup_role.NAME}", f"--database={wanted.name}"),
     ]
     _into(docker, server, wanted, words, target, streams.Progress(None, ""))
-
-
-def client_version(docker: Docker, server: Container) -> str:
-    """Tell the version of the client that dumps, such as ``16.10``."""
-    found = re.search(r"(\d+[.\w]*)", docker.execute(server, ["pg_dump", "--version"], limit=command.QUICK_SECONDS).out)
-    return found[1] if found else ""
 
 
 def low(server: Container, words: Iterable[str], *, reads: bool = False) -> list[str]:
@@ -148,11 +158,14 @@ def low(server: Container, words: Iterable[str], *, reads: bool = False) -> list
     return ["docker", "exec", *(["--interactive"] if reads else []), server.id, "sh", "-c", _LOW, "sh", *words]
 
 
-def _knows_zstd(docker: Docker, server: Container, wanted: Database) -> bool:
-    """Ask the build: from 16 on pg_dump knows the word, but only some can do it. It says so before it connects."""
-    words = ["pg_dump", "--format=custom", f"--compress={ZSTD}", "--schema-only", "--file=/dev/null", "--no-password"]
-    words += ["--exclude-schema=*", f"--username={backup_role.NAME}", f"--dbname={wanted.name}"]
-    return docker.execute(server, words, limit=command.QUICK_SECONDS).code == 0
+def _client(docker: Docker, server: Container, wanted: Database) -> Client:
+    """Ask the build: from 16 on pg_dump knows the word zstd, but only some can do it, as they say at once."""
+    probe = f"pg_dump --format=custom --compress={ZSTD} --schema-only --file=/dev/null --no-password"
+    probe += f" --exclude-schema='*' --username={backup_role.NAME} --dbname={wanted.name}"
+    words = ["sh", "-c", f"pg_dump --version; {probe}"]
+    done = docker.execute(server, words, limit=command.QUICK_SECONDS)
+    found = re.search(r"(\d+[.\w]*)", done.out)
+    return Client(found[1] if found else "", GZIP if done.code else ZSTD)
 
 
 def _into(

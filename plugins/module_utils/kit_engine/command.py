@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -104,6 +105,27 @@ def demand(
     if done.code:
         raise EngineError(code, f"`{readable(argv)}` ended with {done.code}:\n{tail(done.err or done.out)}", remedy)
     return done
+
+
+@contextmanager
+def begun(argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program beside the block; it is ended with a block that fails.
+
+    Args:
+        argv: program and arguments; never a secret. What it says is lost.
+
+    Returns:
+        The program.
+    """
+    with subprocess.Popen(  # noqa: S603 - an argument list of our own, no shell
+        list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        pass_fds=lock.inherited(), start_new_session=signals.deferring(),
+    ) as running:  # fmt: skip
+        try:
+            yield running
+        except BaseException:
+            running.kill()
+            raise
 
 
 def tail(text: str, lines: int = SHOWN_LINES) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
-from kit_engine import command
+from kit_engine import command, docker_socket
 from kit_engine.errors import CheckFailed, EngineError
 
 
@@ -46,11 +47,26 @@ def demand(place: Path, wanted: int) -> None:
     Raises:
         CheckFailed: with every disk that has less.
     """
-    told = command.run(["docker", "info", "--format", "{{.DockerRootDir}}"])
-    # The engine's folder lies elsewhere when it is remote or in a virtual machine.
-    found = problems([Path(told.out.strip()) if told.out.strip() else None, place], wanted)
+    found = problems([engine_folder(), place], wanted)
     if found:
         raise CheckFailed(found)
+
+
+def engine_info() -> Mapping[str, Any]:
+    """Give what the engine tells of itself; empty where it does not answer."""
+    info = docker_socket.get("/info")
+    if info is None:
+        try:
+            info = json.loads(command.run(["docker", "info", "--format", "{{json .}}"]).out)
+        except ValueError:
+            info = None
+    return info if isinstance(info, dict) else {}
+
+
+def engine_folder() -> Optional[Path]:
+    """Where the engine keeps images and volumes; on another machine where it is remote or in a virtual one."""
+    told = engine_info().get("DockerRootDir")
+    return Path(str(told)) if told else None
 
 
 def _gib(size: int) -> str:

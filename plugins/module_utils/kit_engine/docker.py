@@ -228,7 +228,10 @@ class Docker:
             EngineError: the image is not on this host, or does not know the user.
         """
         remedy = self.stack.make("deploy")
-        if not user:
+        told = docker_socket.image(reference) if not user else None
+        if told:
+            user = str(told["Config"].get("User") or "") or "0"
+        elif not user:
             words = ["docker", "image", "inspect", "--format", "{{.Config.User}}", reference]
             user = command.demand(words, code="image", remedy=remedy).out.strip()
         user = user.partition(":")[0] or "0"

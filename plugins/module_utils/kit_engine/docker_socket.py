@@ -38,13 +38,20 @@ def get(path: str, **query: str) -> Optional[Any]:
 
 def image_id(reference: str) -> Optional[str]:
     """Give the id of an image; empty where the engine has none of that name, None where its client has to be asked."""
+    told = image(reference)
+    return None if told is None else str(told.get("Id", ""))
+
+
+def image(reference: str) -> Optional[dict[str, Any]]:
+    """Describe an image; empty where the engine has none of that name, None where its client has to be asked."""
     status, text = _ask(f"/images/{quote(reference, safe='/:@')}/json", {})
     if status == http.client.NOT_FOUND:
-        return ""
+        return {}
     try:
-        return str(json.loads(text)["Id"]) if status == http.client.OK else None
-    except (ValueError, KeyError):
-        return None
+        told: dict[str, Any] = json.loads(text) if status == http.client.OK else {}
+    except ValueError:
+        told = {}
+    return told or None
 
 
 def config_folder() -> Path:

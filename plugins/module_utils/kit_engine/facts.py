@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup_schedule, bundle, command, docker, maintenance, ports, readiness, releases
+from kit_engine import backup_schedule, bundle, command, disk, docker, maintenance, ports, readiness, releases
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.report import Report
@@ -208,13 +208,11 @@ def _networks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _disks(stack: Stack) -> list[dict[str, Any]]:
-    told = command.run(["docker", "info", "--format", "{{.DockerRootDir}}"]).out.strip()
-    places = [stack.root, *([Path(told)] if told else [])]
+    places = (stack.root, disk.engine_folder())
     return [
         {"path": str(place), "free": shutil.disk_usage(place).free, "total": shutil.disk_usage(place).total}
         for place in places
-        # The engine's folder lies elsewhere when it is remote or in a virtual machine.
-        if place.is_dir()
+        if place and place.is_dir()
     ]
 
 

@@ -300,7 +300,7 @@ def _file(chunks: Iterator[bytes]) -> IO[bytes]:
 
 def _wants_every_layer() -> bool:
     """Whether images lie in containerd's store, where a load must bring every layer."""
-    return "io.containerd.snapshotter" in command.run(["docker", "info", "--format", "{{json .DriverStatus}}"]).out
+    return "io.containerd.snapshotter" in json.dumps(disk.engine_info().get("DriverStatus"))
 
 
 def _own_layers(wanted: Collection[str], scratch: Path) -> list[tuple[str, int, IO[bytes]]]:

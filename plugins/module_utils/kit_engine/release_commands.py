@@ -51,7 +51,9 @@ def run_if_needed(
     if current_web and _recorded(record) == _fingerprint(docker, current_web[0], configuration):
         return Outcome(False, [])
     before()
-    return Outcome(True, run(docker, in_place=bool(current_web)))
+    applied: list[str] = []
+    run(docker, applied, in_place=bool(current_web))
+    return Outcome(True, applied)
 
 
 def remember(docker: Docker, configuration: str) -> None:
@@ -67,15 +69,13 @@ def remember(docker: Docker, configuration: str) -> None:
         record.write_text(json.dumps(done) + "\n", encoding="utf-8")
 
 
-def run(docker: Docker, *, in_place: bool) -> list[str]:
+def run(docker: Docker, applied: list[str], *, in_place: bool) -> None:
     """Run the release commands.
 
     Args:
         docker: the stack's containers; the database runs.
+        applied: takes the migrations that were applied, also where a command failed.
         in_place: inside the running web container; else in a container of their own.
-
-    Returns:
-        The migrations that were applied.
 
     Raises:
         EngineError: a command failed; with the end of what it said, and what was applied before.
@@ -93,7 +93,7 @@ def run(docker: Docker, *, in_place: bool) -> list[str]:
                     f"restore the secret that was lost (local: {stack.root}/secrets.json); or, if the data may go: "
                     f"{stack.make('destroy')}",
                 )
-            applied = [name for name in database.migrations(docker) if name not in before]
+            applied += [name for name in database.migrations(docker) if name not in before]
             so_far = f"\nApplied before it failed: {', '.join(applied)}" if applied else ""
             raise EngineError(
                 "migrate",
@@ -101,7 +101,7 @@ def run(docker: Docker, *, in_place: bool) -> list[str]:
                 f"{command.tail(done.out + done.err)}{so_far}",
                 f"mend the project, then: {stack.make('deploy')}",
             )
-    return [name for name in database.migrations(docker) if name not in before]
+    applied += [name for name in database.migrations(docker) if name not in before]
 
 
 def one_off(

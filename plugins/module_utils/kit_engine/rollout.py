@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
@@ -23,7 +25,6 @@ from kit_engine import (
     backup_prune,
     command,
     current,
-    database,
     database_password,
     edge,
     hooks,
@@ -121,12 +122,7 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
             hooks.demand(docker, hooks.BEFORE_MIGRATE)
             if stack.workers_stop_first:
                 stop(docker, [item for item in docker.containers() if item.service in stack.workers])
-            known = database.migrations(docker)
-            try:
-                done.migrations = release_commands.run(docker, in_place=False)
-            except EngineError:
-                done.migrations = [name for name in database.migrations(docker) if name not in known]
-                raise
+            release_commands.run(docker, done.migrations, in_place=False)
     with report.step("start"), ThreadPoolExecutor(1) as aside:
         # Both before the switch; each takes a second, most of it Docker's.
         files = stack.app_files if wanted.commands else None
@@ -157,20 +153,22 @@ def switch(docker: Docker, report: Report, *, publish: bool = False) -> None:
         left = drain(docker)
         if left:
             report.say(f"    {left} requests are still in hand; they have the container's stop_grace_period")
-        _remove(docker, [item for item in docker.of(stack.web) if item.release != stack.release])
-        _drop_sockets(docker)
-    with report.step("workers"):
-        follow(docker)
-        if publish and stack.app_files:
-            release.publish_static(docker, stack.app_files)
-    with report.step("ready"):
-        readiness.wait_ready(docker, {})
-        for service in stack.workers:
-            readiness.wait_healthy(docker, service, {})
-        prepare.secrets(docker)
-        wanted = current.fingerprints(docker)
-        release_commands.remember(docker, wanted[stack.web])
-        current.remember(docker, docker.containers(), wanted)
+    # What waits for nothing more ends while the others follow: Gunicorn takes a second for that.
+    with _leaving(docker, [item for item in docker.of(stack.web) if item.release != stack.release]) as gone:
+        with report.step("workers"):
+            follow(docker)
+            if publish and stack.app_files:
+                release.publish_static(docker, stack.app_files)
+        with report.step("ready"):
+            readiness.wait_ready(docker, {})
+            for service in stack.workers:
+                readiness.wait_healthy(docker, service, {})
+            prepare.secrets(docker)
+            wanted = current.fingerprints(docker)
+            release_commands.remember(docker, wanted[stack.web])
+            gone()
+            _drop_sockets(docker)
+            current.remember(docker, docker.containers(), wanted)
 
 
 def converge(docker: Docker, report: Report) -> None:
@@ -410,6 +408,31 @@ def stop(docker: Docker, containers: Sequence[Container], seconds: Optional[int]
 
     with ThreadPoolExecutor(max_workers=max(1, len(containers))) as at_once:
         list(at_once.map(end, containers))
+
+
+@contextmanager
+def _leaving(docker: Docker, containers: Sequence[Container]) -> Iterator[Callable[[], None]]:
+    """Have containers end, each in its own time, while the block goes on.
+
+    Args:
+        docker: the stack's containers.
+        containers: which.
+
+    Returns:
+        Waits for their end and removes them. A block that fails before leaves that to whoever recovers.
+    """
+    limit = docker.stack.limits.command_timeout_seconds + STOP_MARGIN_SECONDS
+    with ExitStack() as stopping:
+        clients = [stopping.enter_context(command.begun(["docker", "stop", item.id])) for item in containers]
+
+        def gone() -> None:
+            for client in clients:
+                with suppress(subprocess.TimeoutExpired):
+                    client.wait(limit)
+            for item in containers:
+                command.run(["docker", "rm", "--force", item.id])
+
+        yield gone
 
 
 def _remove(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:

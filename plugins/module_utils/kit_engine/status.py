@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup, backup_schedule, certificate, command, maintenance, releases, verbs
+from kit_engine import backup, backup_schedule, certificate, disk, maintenance, releases, verbs
 from kit_engine import readiness as ready
 from kit_engine.docker import Container, Docker
 from kit_engine.report import duration
@@ -126,11 +126,9 @@ def disks(stack: Stack) -> list[dict[str, Any]]:
     Returns:
         ``path``, ``free`` and ``total`` in bytes, and ``low``: whether a deploy would find too little.
     """
-    told = command.run(["docker", "info", "--format", "{{.DockerRootDir}}"]).out.strip()
     seen: dict[int, dict[str, Any]] = {}
-    for place in (stack.root, Path(told)) if told else (stack.root,):
-        # The engine's folder lies elsewhere when it is in a virtual machine.
-        if place.is_dir():
+    for place in (stack.root, disk.engine_folder()):
+        if place and place.is_dir():
             size = shutil.disk_usage(place)
             low = size.free < stack.limits.min_free_bytes
             entry = {"path": str(place), "free": size.free, "total": size.total, "low": low}

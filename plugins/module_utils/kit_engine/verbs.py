@@ -98,7 +98,8 @@ def stop_app(docker: Docker) -> None:
 
 def migrate(docker: Docker, arguments: argparse.Namespace) -> None:
     """Run the release commands in the running web container."""
-    applied = release_commands.run(docker, in_place=True)
+    applied: list[str] = []
+    release_commands.run(docker, applied, in_place=True)
     text = f"Applied: {', '.join(applied)}" if applied else "Nothing to migrate."
     arguments.report.done({"changed": bool(applied), "migrations": applied}, text)
 

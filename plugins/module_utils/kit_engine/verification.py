@@ -69,7 +69,7 @@ def reach(
     docker: Docker, report: Optional[Report], server: Container, folder: Path, told: Mapping[str, Any],
     trial: Optional[throw_away.Server],
 ) -> None:  # fmt: skip
-    """Go beyond the checksums: read, and restore where there is a server to restore into.
+    """Go beyond the checksums: restore where there is a server to restore into, which reads all of it; else read.
 
     Args:
         docker: the stack's containers.
@@ -82,9 +82,10 @@ def reach(
     Raises:
         EngineError: the backup is not good.
     """
-    read(docker, report, server, folder, told)
     if trial:
         restore(docker, report, trial, folder, told)
+    else:
+        read(docker, report, server, folder, told)
 
 
 def checksum(docker: Docker, folder: Path, told: Mapping[str, Any]) -> None:
