@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from kit_control.services import project_name
-from support import checkout
+from support import checkout, registry
 from support.certificates import authorities, issue
 from support.checkout import Checkout
 from support.host_releases import BROKEN, write_project
@@ -39,6 +39,7 @@ RATE = 160.0
 DEPLOYS, PAIRS = 10, 3
 # Begun before each switch: it is in hand while the release takes over.
 SLOW = "/slow/20"
+NO_COMMANDS: dict[str, object] = {"release": {"commands": []}}
 LONGEST_GAP, ROLLBACK_SECONDS, DEPLOY_SECONDS, TIMES_FLOOR, TIMES_PLAIN_FLOOR = 0.25, 5.0, 12.0, 1.5, 1.8
 GIVEN_UP, ENDED = 10.0, 5.0
 FLOOR = Path(__file__).with_name("floor_release")
@@ -197,26 +198,34 @@ def _floors(bed: Bed) -> list[Bar]:
     """A changed line on an idle host, in turn with the same steps by hand; also without backup, migration, smoke."""
     runs: dict[str, list[Timed]] = {"full": [], "plain": []}
     without = "ARGS='-e release_backup_first=false -e smoke_due=false'"
-    for number in range(PAIRS):
-        for kind, more in (("full", ""), ("plain", without)):
-            runs[kind].append(_floor(bed, kind, number))
-            if kind == "plain":
-                write_project(bed.kit.path / NAME, NAME, f"plain {number}", manifest={"release": {"commands": []}})
-                bed.kit.commit(f"plain {number}")
-            else:
-                bed.write(f"idle {number}")
-            bed.timed(f"idle {kind}", "deploy", more)
+    with (
+        tempfile.TemporaryDirectory() as storage,
+        registry.running(Path(storage)) as address,
+        registry.reached_from(bed.host, address),
+    ):
+        # The first round warms both: a registry that is new gets all layers then.
+        for number in range(PAIRS + 1):
+            for kind, more in (("full", ""), ("plain", without)):
+                runs[kind].append(_floor(bed, address, kind, number))
+                if kind == "plain":
+                    write_project(bed.kit.path / NAME, NAME, f"plain {number}", manifest=NO_COMMANDS)
+                    bed.kit.commit(f"plain {number}")
+                else:
+                    bed.write(f"idle {number}")
+                bed.timed(f"idle {kind}", "deploy", more)
     bars = []
     for kind, limit in (("full", TIMES_FLOOR), ("plain", TIMES_PLAIN_FLOOR)):
+        del runs[kind][0], bed.seconds[f"idle {kind}"][0]
         floor, found = middle(runs[kind]).seconds, median(bed.seconds[f"idle {kind}"])
         bed.seconds[f"floor {kind}"] = [run.seconds for run in runs[kind]]
+        print(f"floor {kind}: {middle(runs[kind]).steps}", flush=True)
         bars.append(Bar(f"a changed line, idle, {kind}: times the floor ({floor:.1f} s)", found / floor, limit))
     return [*bars, Bar("a changed line, idle, full: s", median(bed.seconds["idle full"]), DEPLOY_SECONDS)]
 
 
-def _floor(bed: Bed, kind: str, number: int) -> Timed:
+def _floor(bed: Bed, address: str, kind: str, number: int) -> Timed:
     image = bed.root(f"sed -n 's/^    image: \\(.*{NAME}.*\\)$/\\1/p' {ROOT}/current/docker-compose.prod.yml | head -1")
-    tag = f"{NAME}-floor:{kind}-{number}"
+    tag = f"{address}/floor:{kind}-{number}"
     with tempfile.TemporaryDirectory() as context:
         write_project(Path(context) / "app", NAME, tag)
         words = [str(FLOOR), str(bed.host.folder / "ssh_config"), bed.host.name, ROOT, bed.project, DOMAIN]

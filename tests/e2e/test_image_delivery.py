@@ -8,16 +8,15 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import registry
 from support.engine import base_image
-from testbed.hosts import Host, borrowed
+from testbed.hosts import borrowed
 
 from e2e.delivery import Delivery
 
@@ -140,26 +139,11 @@ def test_a_changed_line_moves_little(delivery: Delivery, record_property: Callab
     assert code == (delivery.scratch / "project/manage.py").read_text().splitlines()[-1]
 
 
-@contextmanager
-def reached_from(host: Host, address: str) -> Iterator[None]:
-    """Lead a port of the host's loopback to the same one here."""
-    port = address.partition(":")[2]
-    words = [*host.ssh_words[:-1], "-oExitOnForwardFailure=yes", "-N", f"-R127.0.0.1:{port}:127.0.0.1:{port}"]
-    with subprocess.Popen([*words, host.ssh_words[-1]], stdin=subprocess.DEVNULL) as tunnel:
-        try:
-            end = time.monotonic() + 20
-            while host.run(f"exec 3<>/dev/tcp/127.0.0.1/{port}", check=False).returncode:
-                assert time.monotonic() < end, "the registry cannot be reached from the host"
-            yield
-        finally:
-            tunnel.terminate()
-
-
 @pytest.fixture(scope="module")
 def account(delivery: Delivery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Inputs that name a registry which wants a login."""
     storage = tmp_path_factory.mktemp("registry")
-    with registry.running(storage, ACCOUNT) as address, reached_from(delivery.run.hosts[0], address):
+    with registry.running(storage, ACCOUNT) as address, registry.reached_from(delivery.run.hosts[0], address):
         yield {
             "app_image_delivery": "registry",
             "app_image_registry": f"{address}/team",

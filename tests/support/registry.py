@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from testbed.hosts import Host
+
 from support.engine_stack import free_ports
 from support.kit import ROOT
 
@@ -52,6 +54,21 @@ def running(storage: Path, account: str = "") -> Iterator[str]:
     finally:
         serving.terminate()
         serving.wait(timeout=20)
+
+
+@contextmanager
+def reached_from(host: Host, address: str) -> Iterator[None]:
+    """Lead a port of a host's loopback to the same one here; ``address`` is what :func:`running` gave."""
+    port = address.partition(":")[2]
+    words = [*host.ssh_words[:-1], "-oExitOnForwardFailure=yes", "-N", f"-R127.0.0.1:{port}:127.0.0.1:{port}"]
+    with subprocess.Popen([*words, host.ssh_words[-1]], stdin=subprocess.DEVNULL) as tunnel:
+        try:
+            end = time.monotonic() + 20
+            while host.run(f"exec 3<>/dev/tcp/127.0.0.1/{port}", check=False).returncode:
+                assert time.monotonic() < end, "the registry cannot be reached from the host"
+            yield
+        finally:
+            tunnel.terminate()
 
 
 def _answers(port: int) -> bool:

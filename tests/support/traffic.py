@@ -93,7 +93,7 @@ class Traffic:
     def __init__(self, port: int, host: str, rate: float, get: str, post: str) -> None:
         self.port, self.host, self.rate, self.paths = port, host, rate, (("GET", get), ("POST", post))
         self.requests: list[Request] = []
-        # One for all: to make it reads the machine's authorities, which takes as long as many requests.
+        # One for all: to make it reads the machine's authorities, which takes as long as ten requests.
         self._context = ssl.create_default_context()
         self._context.check_hostname, self._context.verify_mode = False, ssl.CERT_NONE
         self._ends = threading.Event()
@@ -164,7 +164,8 @@ class Traffic:
         return connection
 
     def _connect(self) -> HTTPSConnection:
-        connection = HTTPSConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
+        # Without a context it makes one of its own, which is never used.
+        connection = HTTPSConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS, context=self._context)
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sock = self._context.wrap_socket(plain, server_hostname=self.host)
