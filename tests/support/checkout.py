@@ -108,5 +108,6 @@ def changed(output: str) -> set[int]:
 
 def _environment() -> dict[str, str]:
     # What make told the tests, and a vault of whoever runs them, is not meant for the copy.
-    unwanted = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ANSIBLE_VAULT_PASSWORD_FILE")
+    given = re.findall(r"(?:^|\s)(\w+)=", os.environ.get("MAKEFLAGS", "").partition("-- ")[2])
+    unwanted = {"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "ANSIBLE_VAULT_PASSWORD_FILE", *given}
     return {name: value for name, value in os.environ.items() if name not in unwanted}
