@@ -185,7 +185,9 @@ def _rollback(bed: Bed) -> list[Bar]:
         time.sleep(1)
         begun = time.monotonic()
         words = ["bash", "-c", f"make rollback ENV=prod INVENTORY=hosts.yml MANIFEST={NAME}/deploy.yml"]
-        with subprocess.Popen(words, cwd=bed.kit.path, stdout=subprocess.DEVNULL) as running:
+        with subprocess.Popen(
+            words, cwd=bed.kit.path, env=checkout.environment(), stdout=subprocess.DEVNULL
+        ) as running:
             while _version(bed) != earlier and time.monotonic() - begun < FLOOR_SECONDS:
                 time.sleep(0.05)
             served = time.monotonic() - begun

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from pathlib import Path
 from bench.figures import UnfitError
 from bench.releases import NAME, ROOT, Bed, bed_of
 from kit_engine import rollout
+from support.checkout import environment
 from support.traffic import Traffic, summary
 from testbed.errors import TestbedError
 from testbed.project import DOMAIN
@@ -41,7 +43,6 @@ STEP_SECONDS, RUN_SECONDS, BACK_SECONDS = 90.0, 300.0, 90.0
 WATCH = """
 import glob, sys, time
 known = set(glob.glob(sys.argv[1] + "/*.journal"))
-print("watching", flush=True)
 while True:
     for path in set(glob.glob(sys.argv[1] + "/*.journal")) - known:
         if '"step": "%s", "event": "begin"' % sys.argv[2] in open(path).read():
@@ -93,7 +94,7 @@ class Run:
         self.process = subprocess.Popen(
             ["bash", "-c", command],
             cwd=bed.kit.path,
-            env={**os.environ, name: value, "ANSIBLE_SSH_CONTROL_PATH_DIR": str(bed.sockets)},
+            env={**environment(), name: value, "ANSIBLE_SSH_CONTROL_PATH_DIR": str(bed.sockets)},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -173,7 +174,7 @@ def attempt(bed: Bed, case: Case, usual: dict[str, float]) -> Outcome:
     with traffic.running():
         run = Run(bed)
         try:
-            _wait_for(bed, case.step)
+            _wait_for(bed, case.step, run)
             if case.moment == "middle":
                 time.sleep(usual.get(case.step, 0.2) / 2)
             FAULTS[case.fault](bed, run)
@@ -199,19 +200,17 @@ def attempt(bed: Bed, case: Case, usual: dict[str, float]) -> Outcome:
     )
 
 
-def _wait_for(bed: Bed, step: str) -> None:
+def _wait_for(bed: Bed, step: str, run: Run) -> None:
     words = ["docker", "exec", bed.host.name, "python3", "-c", WATCH, f"{ROOT}/records", step]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watching:
         end = time.monotonic() + STEP_SECONDS
         try:
-            for line in watching.stdout or ():
-                if line.strip() == "begun":
-                    return
-                if time.monotonic() > end:
-                    break
+            # It prints one word, or nothing at all.
+            while not select.select([watching.stdout], [], [], 0.5)[0]:
+                if run.process.poll() is not None or time.monotonic() > end:
+                    raise UnfitError(f"step {step} never began:\n{run.said()[-1500:]}")
         finally:
             watching.kill()
-    raise UnfitError(f"step {step} never began")
 
 
 def _wait_until_back(bed: Bed) -> None:

@@ -39,7 +39,7 @@ class Checkout:
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.path,
-            env={**_environment(), "ANSIBLE_NOCOLOR": "1", **variables},
+            env={**environment(), "ANSIBLE_NOCOLOR": "1", **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -106,7 +106,8 @@ def changed(output: str) -> set[int]:
     return {int(number) for number in re.findall(r"\bchanged=(\d+)", output.partition("PLAY RECAP")[2])}
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Give the variables that a command is typed with."""
     # What make told the tests, and a vault of whoever runs them, is not meant for the copy.
     given = re.findall(r"(?:^|\s)(\w+)=", os.environ.get("MAKEFLAGS", "").partition("-- ")[2])
     unwanted = {"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "ANSIBLE_VAULT_PASSWORD_FILE", *given}
