@@ -202,11 +202,12 @@ def attempt(bed: Bed, case: Case, usual: dict[str, float]) -> Outcome:
 
 def _wait_for(bed: Bed, step: str, run: Run) -> None:
     words = ["docker", "exec", bed.host.name, "python3", "-c", WATCH, f"{ROOT}/records", step]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watching:
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as watching:
+        assert watching.stdout
         end = time.monotonic() + STEP_SECONDS
         try:
             # It prints one word, or nothing at all.
-            while not select.select([watching.stdout], [], [], 0.5)[0]:
+            while not select.select([watching.stdout.fileno()], [], [], 0.5)[0]:
                 if run.process.poll() is not None or time.monotonic() > end:
                     raise UnfitError(f"step {step} never began:\n{run.said()[-1500:]}")
         finally:
