@@ -48,8 +48,8 @@ login := environment $(if $(is_here),,.venv/.kit)
 parallel := -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 testbed := PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m testbed
 
-.PHONY: help setup requirements deploy rollback releases backup backups verify-backup prune-backups restore plan render smoke secrets provision down destroy ps logs shell manage migrate maintenance restart \
-	status lint test test-fast test-fresh test-hosts test-faults testbed-up testbed-down bench bench-deploy diagrams env-example
+.PHONY: help setup requirements deploy rollback releases backup backups verify-backup copy-offsite prune-backups restore plan render smoke secrets provision down destroy ps logs shell manage migrate maintenance restart \
+	status lint test test-fast test-fresh test-hosts test-faults test-backup-faults testbed-up testbed-down bench bench-deploy bench-backup diagrams env-example
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -120,6 +120,9 @@ backups: $(login) ## List the backups on ENV's host
 verify-backup: $(login) ## Show that BACKUP=id|latest of ENV is good; ARGS='--level restore'
 	@$(manage) verify-backup '$(or $(BACKUP),latest)' $(waiting) $(ARGS)
 
+copy-offsite: $(login) ## Copy off-site what of ENV's backups lies on its host only
+	@$(manage) copy-offsite $(ARGS)
+
 prune-backups: $(login) ## Remove the backups of ENV that need not be kept; ARGS=--dry-run tells which
 	@$(manage) prune-backups $(waiting) $(ARGS)
 
@@ -177,6 +180,9 @@ test-fresh: test-engine ## Run the README's commands on fresh Debian 12 and 13 h
 test-faults: test-engine ## End deploys at every step in every way; goes on where it stood. The whole matrix takes an hour
 	@PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m faults $(ARGS)
 
+test-backup-faults: test-engine ## Let backups, restores and copies off-site meet what can go wrong; ARGS=--write writes the table
+	@PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m faults.backups $(ARGS)
+
 testbed-up: test-engine ## Bring up HOSTS= fresh hosts of DISTRO=trixie|bookworm
 	@$(testbed) up --hosts $(or $(HOSTS),1) --distro $(or $(DISTRO),trixie) $(if $(MANIFEST),--manifest '$(MANIFEST)')
 
@@ -188,6 +194,9 @@ bench: test-engine ## Measure an unchanged deploy, memory and requests on a host
 
 bench-deploy: test-engine ## Measure releases under load, and by the clock; results in build/bench
 	@PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m bench.releases
+
+bench-backup: test-engine ## Measure backups and restores beside bare pg_dump and pg_restore; results in build/bench
+	@PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m bench.backups
 
 env-example: .venv/.kit ## Write env/.env.example anew from the manifest
 	@PYTHONPATH=plugins/module_utils $(BIN)/python -m kit_control.env_example app/deploy.yml env/.env.example

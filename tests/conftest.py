@@ -39,6 +39,8 @@ STORIES = (
     ("integration/test_smoke.py", "integration/test_certificates.py"),
     ("roles/test_molecule.py::test_role_on_this_machine", "integration/test_base_images.py"),
     ("integration/test_app_image.py", "integration/test_image_transfer.py"),
+    ("e2e/test_offsite.py",),
+    ("integration/test_backup_offsite.py",),
 )
 HERE = Path(__file__).parent
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from support import host_releases
 from support.backups import databases, folder_of, manifest_of, media, media_file, reseal, throw_aways
 from support.engine_stack import docker
 from support.host_releases import HostReleases
+from support.traffic import OK
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -152,6 +154,24 @@ def test_a_restore_that_is_killed_leaves_a_database_that_serves(host: HostReleas
     assert media(host, "cat", "rows.txt") == "200000"
     # Of what was loaded when it was killed nothing is left.
     assert sql(host, "SELECT count(*) FROM pg_database WHERE datname LIKE '%\\_new\\_%'") == "0"
+
+
+def test_what_is_written_during_a_restore_lies_in_one_database_or_the_other(host: HostReleases) -> None:
+    fill(host, 500)
+    given = backed_up(host)
+    fill(host, 20)
+    with host.traffic(20.0).running() as load:
+        time.sleep(1)
+        told = restore(host, given)
+        time.sleep(1)
+    assert told.code == 0, told.err
+    written = sum(one.method == "POST" and one.status == OK for one in load.requests)
+    assert written > 10
+    words = ["psql", "-At", f"--username={host.name}", f"--dbname={told.json['kept_as']}"]
+    kept = int(docker("exec", host.containers()["db"][0], *words, "--command=SELECT count(*) FROM kit_rows"))
+    # One whose answer was cut off may have been written all the same.
+    cut_off = sum(one.method == "POST" and one.status != OK for one in load.requests)
+    assert written <= (kept - 20) + (int(host.ask("/rows")) - 500) <= written + cut_off
 
 
 def test_names_of_the_list(host: HostReleases) -> None:

@@ -17,6 +17,7 @@ from support.inventory import problems_of, settings_of
 from support.kit import EXAMPLE, FIXTURE, IMAGES, ROOT, copy_inventory, playbook, written_below
 
 GOOD_KEY = "k3y-Z" * 12
+OFFSITE = {"RESTIC_PASSWORD": "long-enough-for-a-test"}
 VALID: dict[str, Any] = {
     "project_manifest": str(FIXTURE),
     "release_bundle_images": IMAGES,
@@ -50,6 +51,21 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"release_bundle_images": {"nginx": "Nginx latest"}}, ["'Nginx latest' is no name of an image"]),
     ({"release_bundle_processes": ["mailer"]}, ["release_bundle_processes names mailer", "the manifest has: none"]),
     ({"release_bundle_edge": "none", "release_bundle_web_replicas": 3}, ["3 web replicas need nginx"]),
+    ({"backup_offsite_repository": "sftp:a@b:/c"}, ["vault_backup_offsite has no RESTIC_PASSWORD of 12 characters"]),
+    (
+        {"backup_offsite_repository": "sftp:a@b:/c", "vault_backup_offsite": {"RESTIC_PASSWORD": "short"}},
+        ["no RESTIC_PASS"],
+    ),
+    ({"backup_offsite_repository": "vault.example.com", "vault_backup_offsite": OFFSITE}, ["is no place of restic's"]),
+    (
+        {"backup_offsite_repository": "rest:https://me:canary@host/x", "vault_backup_offsite": OFFSITE},
+        ["backup_offsite_repository holds a password"],
+    ),
+    ({"vault_backup_offsite": OFFSITE}, ["no backup_offsite_repository says where copies go"]),
+    (
+        {"backup_offsite_repository": "/mnt/x", "vault_backup_offsite": OFFSITE, "backup_offsite_check_parts": 0},
+        ["backup_offsite_check_parts is at least 1"],
+    ),
 ]
 
 

@@ -57,3 +57,12 @@ def test_backups_are_made_on_schedule(target: Target, checked: Checked) -> None:
     missing = [one["unit"] for one in told["timers"].values() if not one["installed"]]
     again = f"./docker-manage.sh {target.stack['env']} schedule"
     assert not missing, f"{', '.join(missing)} is missing or stopped; on the host: {again}"
+
+
+def test_backups_are_copied_off_site(target: Target, checked: Checked) -> None:
+    told = checked.facts.get("offsite")
+    if not told:
+        pytest.skip("no place off-site is configured")
+    again = f"./docker-manage.sh {target.stack['env']} copy-offsite"
+    assert not told["problem"], f"the last copy failed: {told['problem']}; on the host: {again}"
+    assert not told["check_problem"], f"what lies off-site is damaged: {told['check_problem']}"

@@ -25,6 +25,7 @@ SETTINGS = {
     "time": True,
     "clock_seconds": 300,
     "updates": True,
+    "offsite": False,
     "firewall": True,
     "open_ports": ["ssh", 80],
     "trusted_interfaces": ["docker*", "br-*"],
@@ -116,6 +117,12 @@ def test_a_fresh_host_needs_all_that_was_not_switched_off() -> None:
     off = plan(FRESH, **dict.fromkeys(("user", "deploy_root", "time", "updates", "firewall"), False))
     assert [off[part] for part in PARTS] == [{}] * len(PARTS)
     assert off["packages"] == []
+
+
+def test_a_host_whose_backups_are_copied_gets_what_copies_them() -> None:
+    asked = {**dict.fromkeys(("user", "deploy_root", "time", "updates", "firewall"), False), "offsite": True}
+    assert plan(FRESH, **asked)["packages"] == ["restic", "openssh-client"]
+    assert plan({**FRESH, "restic": "yes", "ssh": "yes"}, **asked)["packages"] == []
 
 
 def test_a_minimal_host_gets_python_and_sudo() -> None:

@@ -67,6 +67,7 @@ MEANINGS = {
     "nginx": "nginx refuses its configuration, or did not take it; the earlier one is in use",
     "not_prepared": "no release is under way any more: it was recovered meanwhile",
     "not_ready": "the new release did not become ready in time",
+    "offsite": "a backup could not be copied off-site, or not fetched from there",
     "port": "a port that the stack publishes is taken",
     "python": "the host's Python is missing or too old",
     "registry": "the registry cannot be used",

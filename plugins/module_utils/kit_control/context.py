@@ -5,10 +5,13 @@ Paths are those of the Compose project directory, ``<deploy_root>/shared/compose
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from kit_engine.stack import OFFSITE_SECRETS
 
 from kit_control import description, services, variables
 from kit_control.errors import KitError
@@ -106,6 +109,11 @@ def build(
         kit_secrets["database_password"] = values.database_password
     if runs_cache:
         kit_secrets["redis_password"] = values.redis_password
+    # For the engine alone: no service mounts it.
+    own = {}
+    if runs_database and settings["backup_offsite_repository"]:
+        names = ("environment", "ssh_key", "known_hosts")
+        own[OFFSITE_SECRETS] = json.dumps({name: settings[f"backup_offsite_{name}"] for name in names}) + "\n"
     networks = services.networks_of(settings, project)
     processes = services.process_names(data, settings)
     stack: dict[str, dict[str, Any]] = {}
@@ -137,7 +145,7 @@ def build(
     return Stack(
         context=context,
         environment=environment,
-        secrets={**secrets, **kit_secrets},
+        secrets={**secrets, **kit_secrets, **own},
         missing=tuple(values.missing),
         description=description.describe(
             manifest,

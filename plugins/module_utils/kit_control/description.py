@@ -75,6 +75,8 @@ def describe(
             "schedule": settings["backup_schedule"],
             "drill_schedule": settings["backup_drill_schedule"],
             "ping_url": settings["backup_ping_url"],
+            "offsite_repository": settings["backup_offsite_repository"],
+            "offsite_check_parts": int(settings["backup_offsite_check_parts"]),
             **{name: int(settings[f"backup_{name}"]) for name in _KEPT_BACKUPS},
         },
         "limits": {

@@ -58,7 +58,7 @@ class Found:
         login: user whose login it was.
         session: addresses and ports of that login's connection, empty where it is none of SSH.
         python: version, such as ``3.11``; empty without one.
-        has: of ``systemd apt sudo nft ssh_drop_ins administers filled rules_loaded``, those that hold.
+        has: of ``systemd apt sudo nft restic ssh ssh_drop_ins administers filled rules_loaded``, those that hold.
         container: kind of container that the host is; empty for a machine.
         user: the deploy user's number, empty where there is no such user.
         password: its password's state as of ``passwd -S``: ``P`` is one that can be typed.
@@ -118,7 +118,7 @@ def read_probe(text: str) -> Found:
     # Where sshd really listens can be said elsewhere (a socket unit): the port of this login is one for certain.
     ports |= {int(session[3])} if len(session) == 4 else set()
     units = [[*line.split(), "", ""] for line in seen.get("unit", [])]
-    flags = ("systemd", "apt", "sudo", "nft", "ssh_drop_ins", "administers", "filled", "rules_loaded")
+    flags = ("systemd", "apt", "sudo", "nft", "restic", "ssh", "ssh_drop_ins", "administers", "filled", "rules_loaded")
     texts = ("ssh_drop_in", "keys", "login_keys", "updates", "rules", "rules_unit")
     return Found(
         now=int(first("now")),
@@ -165,6 +165,7 @@ def plan(found: Found, settings: Mapping[str, Any], host: str, clock: float) -> 
         "deploy_root": _deploy_root(found, settings, host) if settings["deploy_root"] else {},
         "time": _time(found, notes) if settings["time"] else {},
         "updates": _updates(found, notes) if settings["updates"] else {},
+        "offsite": _offsite(found) if settings["offsite"] else {},
         "firewall": _firewall(found, settings) if settings["firewall"] else {},
         "ssh": _ssh(found, settings, host, notes) if settings["ssh_hardening"] else {},
     }
@@ -302,6 +303,12 @@ def _updates(found: Found, notes: list[str]) -> dict[str, Any]:
     if not packages and not timers and found.files.get("updates") == UPDATES:
         return {}
     return {"words": timers, "input": UPDATES, "packages": packages}
+
+
+def _offsite(found: Found) -> dict[str, Any]:
+    """What copies of backups are made by, and how it reaches a place by SFTP."""
+    wanted = {"restic": "restic", "ssh": "openssh-client"}
+    return {"packages": [package for program, package in wanted.items() if program not in found.has]}
 
 
 def _firewall(found: Found, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,10 @@ _INPUT_OF = {
     "csrf_trusted_origins": "app_domains",
 }
 _DOMAIN = re.compile(schema()["$defs"]["domain"]["pattern"])
+# restic's backends, and a folder of this host's, as of a disk that is mounted there.
+_PLACE = re.compile(r"^(sftp|s3|rest|b2|azure|gs|swift|rclone):\S+$|^/\S+$")
+_LOGIN_IN_URL = re.compile(r"//[^/@\s]+:[^/@\s]+@")
+_SHORTEST_PASSWORD = 12
 _CHECKS_BY_TYPE = {
     "integer": (re.compile(r"^[+-]?[0-9]+$"), "a whole number"),
     "boolean": (re.compile(r"^(true|false)$"), "true or false"),
@@ -62,7 +66,31 @@ def problems(manifest: Manifest, settings: Settings, stack: Stack, env: str, ima
         *_images(images, where),
         *_domains(settings, where),
         *_modes(settings, where),
+        *_offsite(settings, where),
     ]
+
+
+def _offsite(settings: Settings, where: str) -> Iterator[str]:
+    """A copy that cannot be made, or never be read again, is worse than none: nobody misses it in time."""
+    place, given = str(settings["backup_offsite_repository"]), settings["backup_offsite_environment"]
+    if not place:
+        if given or settings["backup_offsite_ssh_key"]:
+            yield f"{where}: the vault has vault_backup_offsite, and no backup_offsite_repository says where copies go"
+        return
+    if not _PLACE.match(place):
+        yield (
+            f"{where}: backup_offsite_repository {place!r} is no place of restic's, such as sftp:user@host:/folder or "
+            "s3:https://host/bucket"
+        )
+    if _LOGIN_IN_URL.search(place):
+        yield f"{where}: backup_offsite_repository holds a password; it belongs into the vault's vault_backup_offsite"
+    if len(str(given.get("RESTIC_PASSWORD", ""))) < _SHORTEST_PASSWORD:
+        yield (
+            f"{where}: backup_offsite_repository is set, and the vault's vault_backup_offsite has no RESTIC_PASSWORD "
+            f"of {_SHORTEST_PASSWORD} characters or more; without it no copy can be read, so keep it elsewhere too"
+        )
+    if int(settings["backup_offsite_check_parts"]) < 1:
+        yield f"{where}: backup_offsite_check_parts is at least 1"
 
 
 def host_problems(hosts: Mapping[str, tuple[str, str, str]], env: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
-from kit_engine import backup, restore, throw_away, verification
+from kit_engine import backup, backup_offsite, restore, throw_away, verification
 from kit_engine.docker import Docker
 from kit_engine.report import Report
 from kit_engine.verification import CHECKSUM, RESTORE
@@ -57,6 +57,7 @@ def verify_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     report.names = ("verify",)
     found = restore.choose(docker, arguments.backup)
     with report.step("verify"):
+        backup_offsite.bring(docker.stack, report, found)
         level, why = verify(docker, report, found, arguments.level or "")
     text = f"Backup {found['id']} is good, verified by {level}{f' ({why})' if why else ''}."
     report.done({"changed": False, "backup": found["id"], "level": level, "message": text}, text)

@@ -7,20 +7,24 @@ import json
 import shutil
 import time
 import urllib.request
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup, backup_checks, backup_prune, command, hooks, releases
+from kit_engine import backup, backup_checks, backup_offsite, backup_prune, command, hooks, releases
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report, duration
 from kit_engine.stack import CURRENT, FILE_NAME, Stack
 from kit_engine.verification import RESTORE
 
-BACKUP, DRILL = "backup", "drill"
+BACKUP, DRILL, OFFSITE = "backup", "drill", "offsite"
+_NAMES = {BACKUP: "backup", DRILL: "backup-drill", OFFSITE: "backup-offsite"}
+_MEANINGS = {
+    BACKUP: "Back up", DRILL: "Restore the newest backup for a test:", OFFSITE: "Copy the backups off-site:",
+}  # fmt: skip
 UNITS = Path("/etc/systemd/system")
 # There only where systemd is PID 1.
 RUNS = Path("/run/systemd/system")
@@ -33,7 +37,7 @@ _ASK = ("LoadState", "ActiveState", "NextElapseUSecRealtime")
 
 @dataclass(frozen=True)
 class Timer:
-    """A timer that shall be on this host: its name without an ending, what it runs, and when."""
+    """A unit that shall be on this host: its name without an ending, what it runs, and when; empty: when told to."""
 
     unit: str
     what: str
@@ -46,6 +50,25 @@ def timers(stack: Stack) -> list[Timer]:
         return []
     asked = ((BACKUP, stack.backup.schedule), (DRILL, stack.backup.drill_schedule))
     return [Timer(_unit(stack, what), what, calendar) for what, calendar in asked if calendar]
+
+
+def _units(stack: Stack) -> list[Timer]:
+    """The timers, and what a release starts when it has made a backup."""
+    away = stack.database and stack.backup.offsite_repository
+    return [*timers(stack), *([Timer(_unit(stack, OFFSITE), OFFSITE, "")] if away else [])]
+
+
+def follow_up(stack: Stack, report: Report) -> None:
+    """Have the backup of a release copied off-site, without waiting for that.
+
+    Args:
+        stack: the release.
+        report: where it is told that it was not begun; the next copy makes up for it.
+    """
+    if stack.backup.offsite_repository and _has_systemd():
+        done = command.run(["systemctl", "start", "--no-block", f"{_unit(stack, OFFSITE)}.service"])
+        if done.code:
+            report.say(f"    warning: the copy of the backup off-site was not begun: {done.err.strip()}")
 
 
 def keep(stack: Stack, report: Report) -> None:
@@ -75,25 +98,25 @@ def install(stack: Stack) -> bool:
     """
     if not _has_systemd():
         return False
-    wanted = {timer.what: timer for timer in timers(stack)}
+    wanted = {timer.what: timer for timer in _units(stack)}
     changed = []
-    for what in (BACKUP, DRILL):
+    for what in _NAMES:
         timer = wanted.get(what)
         if timer is None:
             _remove(stack, what)
             continue
-        files = {".service": _service(stack, timer), ".timer": _timer(timer)}
+        files = {".service": _service(stack, timer), **({".timer": _timer(timer)} if timer.calendar else {})}
         paths = {UNITS / f"{timer.unit}{ending}": text for ending, text in files.items()}
         if any(not path.is_file() or path.read_text(encoding="utf-8") != text for path, text in paths.items()):
             changed.append(timer)
             for path, text in paths.items():
                 releases.replace(path, text)
                 path.chmod(0o644)
-        elif _shown(timer.unit).get("ActiveState") != "active":
+        elif timer.calendar and _shown(timer.unit).get("ActiveState") != "active":
             changed.append(timer)
     if changed:
         _systemctl(stack, "daemon-reload")
-        for timer in changed:
+        for timer in (one for one in changed if one.calendar):
             _systemctl(stack, "enable", f"{timer.unit}.timer")
             # A new time counts from here on.
             _systemctl(stack, "restart", f"{timer.unit}.timer")
@@ -103,7 +126,7 @@ def install(stack: Stack) -> bool:
 def remove(stack: Stack) -> None:
     """Remove the timers with the stack."""
     if _has_systemd():
-        for what in (BACKUP, DRILL):
+        for what in _NAMES:
             _remove(stack, what)
 
 
@@ -116,15 +139,37 @@ def schedule_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     arguments.report.done({"changed": changed, "schedule": told}, text)
 
 
-def scheduled_verb(docker: Docker, arguments: argparse.Namespace) -> None:
-    """Do what a timer is for, and note how it ended."""
+def scheduled_verb(docker: Docker, arguments: argparse.Namespace) -> Callable[[], None]:
+    """Do what a timer is for, and note how it ended; what is left for after the lock is what concerns off-site."""
     report: Report = arguments.report
     stack, what = docker.stack, str(arguments.what)
     report.names = (what,)
     begun = time.time()
+    with _noted(docker, report, what, begun), report.step(what):
+        given = _backup(docker, report) if what == BACKUP else _drill(docker, report)
+
+    def later() -> None:
+        with _noted(docker, report, what, begun):
+            if what == BACKUP:
+                backup_offsite.copy_made(stack, report, given)
+            else:
+                backup_offsite.check(stack, report)
+        _note(stack, what, begun, given=given)
+        if what == BACKUP:
+            ping(stack, report)
+        done = "was made and verified." if what == BACKUP else "was restored for a test: it is good."
+        text = f"Backup {given} {done}"
+        report.done({"changed": what == BACKUP, "backup": given, "message": text}, text)
+
+    return later
+
+
+@contextmanager
+def _noted(docker: Docker, report: Report, what: str, begun: float) -> Iterator[None]:
+    """Note a failure, and tell whoever watches."""
+    stack = docker.stack
     try:
-        with report.step(what):
-            given = _backup(docker, report) if what == BACKUP else _drill(docker, report)
+        yield
     except BaseException as error:
         problem = error.problem if isinstance(error, EngineError) else type(error).__name__
         _note(stack, what, begun, problem=problem)
@@ -134,11 +179,6 @@ def scheduled_verb(docker: Docker, arguments: argparse.Namespace) -> None:
             if record:
                 hooks.warn(docker, hooks.AFTER_BACKUP_FAILURE, report, record, what)
         raise
-    _note(stack, what, begun, given=given)
-    if what == BACKUP:
-        ping(stack, report)
-    text = f"Backup {given} " + ("was made and verified." if what == BACKUP else "was restored for a test: it is good.")
-    report.done({"changed": what == BACKUP, "backup": given, "message": text}, text)
 
 
 def state(stack: Stack) -> Optional[dict[str, Any]]:
@@ -241,16 +281,16 @@ def ping(stack: Stack, report: Report, what: str = "") -> None:
 
 
 def _unit(stack: Stack, what: str) -> str:
-    return f"{stack.project}-{'backup' if what == BACKUP else 'backup-drill'}"
+    return f"{stack.project}-{_NAMES[what]}"
 
 
 def _service(stack: Stack, timer: Timer) -> str:
-    text = "Back up" if timer.what == BACKUP else "Restore the newest backup for a test:"
     there = stack.root / (f"{CURRENT}/{FILE_NAME}" if stack.release else FILE_NAME)
-    words = f'"{stack.root}/docker-manage.sh" {stack.env} scheduled {timer.what} --wait {WAIT_SECONDS}'
+    verb = f"scheduled {timer.what} --wait {WAIT_SECONDS}" if timer.calendar else "copy-offsite"
+    words = f'"{stack.root}/docker-manage.sh" {stack.env} {verb}'
     return f"""\
 [Unit]
-Description={text} {stack.name} ({stack.env})
+Description={_MEANINGS[timer.what]} {stack.name} ({stack.env})
 After=docker.service network-online.target
 ConditionPathExists={there}
 
@@ -280,7 +320,8 @@ def _remove(stack: Stack, what: str) -> None:
     unit = _unit(stack, what)
     paths = [UNITS / f"{unit}.timer", UNITS / f"{unit}.service"]
     if any(path.exists() for path in paths):
-        _systemctl(stack, "disable", "--now", f"{unit}.timer")
+        if paths[0].exists():
+            _systemctl(stack, "disable", "--now", f"{unit}.timer")
         for path in paths:
             path.unlink(missing_ok=True)
         _systemctl(stack, "daemon-reload")

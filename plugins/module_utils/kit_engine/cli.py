@@ -113,8 +113,11 @@ def _run(words: list[str]) -> int:
                 docker = Docker(load(arguments.root))
             if arguments.verb in _LOGGED and docker.stack.release:
                 runlog.follow(docker, report, f"{arguments.verb}, by {lock.caller()}")
-            run(docker, arguments)
+            later = run(docker, arguments)
             prepare.give_back(stack.root)
+        # What a verb leaves for then may take hours, and needs no lock: others need not wait for it.
+        if later:
+            later()
     except UsageError as error:
         report.failed(error)
         return USAGE
@@ -173,7 +176,8 @@ def parser() -> argparse.ArgumentParser:
     made = add("backup", "restore.backup_verb", "back database and media files up, and verify the backup")
     text = "how far it is verified; default: as far as the environment says"
     made.add_argument("--level", choices=("checksum", "read", "restore"), help=text)
-    add("backups", "restore.backups_verb", "list the backups on this host")
+    add("backups", "restore.backups_verb", "list the backups, and where each lies")
+    add("copy-offsite", "backup_offsite.copy_verb", "copy off-site what lies on this host only")
     verified = add("verify-backup", "backup_checks.verify_verb", "show that a backup is good")
     verified.add_argument("backup", nargs="?", default="latest", metavar="ID", help="of the backup, or latest")
     text = "how far; default: as far as the environment says"

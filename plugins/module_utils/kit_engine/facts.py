@@ -16,7 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup_schedule, bundle, command, disk, docker, maintenance, ports, readiness, releases
+from kit_engine import (
+    backup_offsite,
+    backup_schedule,
+    bundle,
+    command,
+    disk,
+    docker,
+    maintenance,
+    ports,
+    readiness,
+    releases,
+)
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.report import Report
@@ -95,6 +106,7 @@ def gather(found: Docker, *, static: bool) -> dict[str, Any]:
             "app_logs": _sizes(stack.root / "shared/logs"),
             "units": units.result(),
             "schedule": schedule.result(),
+            "offsite": backup_offsite.described(stack),
             "static": files.result() if files else None,
         }
 

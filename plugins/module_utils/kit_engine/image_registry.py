@@ -6,23 +6,19 @@ import base64
 import json
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from kit_engine import command, image_transfer
+from kit_engine import command, image_transfer, memory_files
 from kit_engine.command import run, tail
 from kit_engine.docker import image_id
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
 
 PULL_SECONDS = 600.0
-# Memory first: what is removed there is gone, whatever the disk keeps.
-_FOLDERS = ("/dev/shm", "/run")  # noqa: S108 - a folder of its own is made there
 # Docker Hub's own name in Docker's configuration.
 _HUB = "https://index.docker.io/v1/"
 
@@ -77,14 +73,14 @@ def docker_as(credential: Credential, sudo: Sequence[str] = ()) -> Iterator[list
         The words, such as ``docker --config <temporary folder>``.
     """
     host = os.environ.get("DOCKER_HOST") or _endpoint(sudo)
-    with _unless_ended(), tempfile.TemporaryDirectory(prefix="kit-registry-", dir=_memory()) as folder:
+    with _unless_ended(), memory_files.folder("kit-registry-") as folder:
         if credential.user:
-            path = Path(folder, "config.json")
+            path = folder / "config.json"
             path.touch(mode=0o600)
             word = base64.b64encode(f"{credential.user}:{credential.password}".encode()).decode()
             path.write_text(json.dumps({"auths": {credential.host: {"auth": word}}}), encoding="utf-8")
         # The user's context lies in the configuration that is not used here.
-        yield [*sudo, "docker", "--config", folder, *(["--host", host] if host else [])]
+        yield [*sudo, "docker", "--config", str(folder), *(["--host", host] if host else [])]
 
 
 def pull(images: Sequence[Pulled], credential: Credential, report: Report) -> list[str]:
@@ -149,10 +145,6 @@ def refused(what: str, credential: Credential, said: str) -> EngineError:
 
 def _endpoint(sudo: Sequence[str]) -> str:
     return run([*sudo, "docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]).out.strip()
-
-
-def _memory() -> Optional[str]:
-    return next((folder for folder in _FOLDERS if os.access(folder, os.W_OK)), None)
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
+from kit_engine.stack import OFFSITE_SECRETS
 
 MASK = "********"
 # A shorter one would stand in many an innocent word.
@@ -47,7 +49,8 @@ def _secrets(docker: Docker) -> list[str]:
     """Values that its containers have, as files or in their environment."""
     stack = docker.stack
     files = [path for path in (stack.bundle / "secrets").glob("*") if path.is_file()]
-    values = [path.read_text(encoding="utf-8", errors="replace") for path in files]
+    texts = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in files}
+    values = [*texts.values(), *_offsite(texts.get(OFFSITE_SECRETS, ""))]
     if not stack.secret_variables:
         return values
     try:
@@ -56,3 +59,12 @@ def _secrets(docker: Docker) -> list[str]:
         # Compose refuses the file, and then started no container that could tell.
         return values
     return values + [str(environment[name]) for name in stack.secret_variables if environment.get(name)]
+
+
+def _offsite(text: str) -> list[str]:
+    """The values in the file of what copies off-site need."""
+    try:
+        told = json.loads(text or "{}")
+        return [*map(str, (told.get("environment") or {}).values()), str(told.get("ssh_key") or "")]
+    except (ValueError, AttributeError):
+        return []

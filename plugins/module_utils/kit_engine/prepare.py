@@ -117,7 +117,8 @@ def secrets(docker: Docker, *, drop: bool = True) -> bool:
         EngineError: services that run as different users want the same secret.
     """
     source, target = docker.stack.bundle / "secrets", docker.stack.root / "shared/secrets"
-    wanted = {path.name: path.read_bytes() for path in sorted(source.glob("*"))} if source.is_dir() else {}
+    found = sorted(source.glob("*")) if source.is_dir() else []
+    wanted = {path.name: path.read_bytes() for path in found if path.name != stacks.OFFSITE_SECRETS}
     if not wanted and not target.is_dir():
         return False
     target.mkdir(mode=0o700, exist_ok=True)

@@ -249,6 +249,8 @@ def _finish(root: Path, report: Report, problem: str, keep: int, warnings: Seque
         record.state, record.reason = "good", ""
         _close(root, report, record)
     pending.end(root)
+    if record and record.backup and under_way.kind == DEPLOY:
+        backup_schedule.follow_up(docker.stack, report)
     removed = retention.prune(root, keep)
     text = f"release {under_way.id} is good" + (f"; removed {', '.join(removed)}" if removed else "")
     report.log(f"{text}\n")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kit_engine import (
     backup,
+    backup_offsite,
     backup_prune,
     command,
     database,
@@ -34,22 +35,41 @@ STEPS = ("check", "backup", "restore", "stop", "swap", "ready")
 NEWEST = "latest"
 
 
-def backup_verb(docker: Docker, arguments: argparse.Namespace) -> None:
-    """Back the stack up."""
+def backup_verb(docker: Docker, arguments: argparse.Namespace) -> Callable[[], None]:
+    """Back the stack up; what is left for after the lock is to copy it off-site."""
     report: Report = arguments.report
     report.names = ("backup",)
     with report.step("backup"):
         done = backup.create(docker, report, arguments.level or "")
         backup_prune.prune(docker.stack, report)
     text = backup.line({**done.as_record(), "age": 0.0})
-    report.done({"changed": True, "backup": done.as_record(), "message": text}, text)
+
+    def copied() -> None:
+        backup_offsite.copy_made(docker.stack, report, done.id)
+        report.done({"changed": True, "backup": done.as_record(), "message": text}, text)
+
+    return copied
 
 
 def backups_verb(docker: Docker, arguments: argparse.Namespace) -> None:
-    """List the backups on this host."""
-    found = backup.listed(docker.stack.root)
-    lines = [f"{backup.line(one)}, {one['kind']}, release {one['release'] or '-'}" for one in found]
-    arguments.report.done({"changed": False, "backups": found}, "\n".join(lines) or "No backup yet.")
+    """List the backups, and where each lies."""
+    stack, problem, away = docker.stack, "", set[str]()
+    found = backup.listed(stack.root)
+    try:
+        away = set(backup_offsite.listed(stack))
+    except EngineError as error:
+        problem = error.problem
+    for one in found:
+        one["where"] = ["host", *(["off-site"] if one["id"] in away else [])]
+    only = sorted(away - {str(one["id"]) for one in found}, reverse=True)
+    lines = [
+        f"{backup.line(one)}, {one['kind']}, release {one['release'] or '-'}, on {' and '.join(one['where'])}"
+        for one in found
+    ]
+    lines += [f"{one}, off-site only" for one in only]
+    lines += [f"warning: which lie off-site is not known: {problem}"] if problem else []
+    told = {"changed": False, "backups": found, "offsite_only": only, "offsite_problem": problem}
+    arguments.report.done(told, "\n".join(lines) or "No backup yet.")
 
 
 def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
@@ -66,6 +86,7 @@ def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
         f"{sum((found.get('rows') or {}).values()):,} rows. What is there now stays under another name.",
         stack.make("restore", f"BACKUP={found['id']}", f"CONFIRM={stack.env}"),
     )
+    backup_offsite.bring(stack, report, found)
     told = restore(docker, report, found)
     media = " with its media files" if told["media"] else ""
     text = (
@@ -90,7 +111,8 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
 
     Returns:
         ``kept_as`` (name of the database that was in use), ``safety`` (id of the backup made of it), ``lacking``
-        (migrations that it had and this one has not), ``media`` (whether media files were brought back too).
+        (migrations that it had and this one has not), ``media`` (whether media files were brought back too), and
+        ``seconds`` by step.
 
     Raises:
         EngineError: a step failed; before the swap the database in use serves on.
@@ -135,7 +157,8 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
         _go_on(docker, report)
         after = database.migrations(docker)
     lacking = [name for name in before if name not in after]
-    return {"kept_as": kept, "safety": safety.id, "lacking": lacking, "media": media}
+    told = {"kept_as": kept, "safety": safety.id, "lacking": lacking, "media": media}
+    return {**told, "seconds": dict(report.seconds)}
 
 
 def wanted_database(docker: Docker) -> Database:
@@ -155,10 +178,10 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
 
     Args:
         docker: the stack's containers.
-        wanted: its id, or ``latest`` for the newest good one.
+        wanted: its id, or ``latest`` for the newest good one on this host; where there is none, the newest off-site.
 
     Returns:
-        Its manifest.
+        Its manifest; one that lies off-site only is not brought here yet (backup_offsite.bring).
 
     Raises:
         EngineError: there is none.
@@ -168,7 +191,10 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
         chosen = backup.newest(stack.root)
     else:
         chosen = next((one for one in backup.listed(stack.root) if one["id"] == wanted), None)
-    if chosen is None and (stack.root / backup.FOLDER / wanted).is_dir():
+    here = wanted != NEWEST and (stack.root / backup.FOLDER / wanted).is_dir()
+    if chosen is None and not here:
+        chosen = backup_offsite.manifest_of(stack, "" if wanted == NEWEST else wanted)
+    if here and chosen is None:
         problem = f"The manifest of backup {wanted} is missing, or is not what was written."
         raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups") + "    (choose another)")
     if chosen is None:

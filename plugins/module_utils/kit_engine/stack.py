@@ -13,6 +13,8 @@ from kit_engine.errors import EngineError
 FILE_NAME = "stack.json"
 # The link in a deploy root that leads to the release that serves.
 CURRENT = "current"
+# Among the release's secrets, and for no container: `environment` of restic, `ssh_key`, `known_hosts`.
+OFFSITE_SECRETS = "offsite.json"
 # The service that stands before web.
 EDGE = "nginx"
 SCHEMA = 1
@@ -133,6 +135,8 @@ class Backups:
         schedule: when one is made, as systemd's OnCalendar has it; empty: never.
         drill_schedule: when the newest is restored for a test; empty: never.
         ping_url: asked after each scheduled one, with ``/fail`` behind it after one that failed; may be empty.
+        offsite_repository: where restic copies each one to; empty: nowhere.
+        offsite_check_parts: each drill reads one of so many parts of what lies there.
     """
 
     level: str = "restore"
@@ -145,6 +149,8 @@ class Backups:
     schedule: str = ""
     drill_schedule: str = ""
     ping_url: str = ""
+    offsite_repository: str = ""
+    offsite_check_parts: int = 8
 
 
 @dataclass(frozen=True)
@@ -349,8 +355,8 @@ def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -
 def _backups(reader: _Reader | None) -> Backups:
     if reader is None:
         return Backups()
-    numbers = ("restore_test_max_bytes", "timeout_seconds", *(f"keep_{name}" for name in _KEPT))
-    texts = ("level", "schedule", "drill_schedule", "ping_url")
+    numbers = ("restore_test_max_bytes", "timeout_seconds", "offsite_check_parts", *(f"keep_{name}" for name in _KEPT))
+    texts = ("level", "schedule", "drill_schedule", "ping_url", "offsite_repository")
     # What is not given has its default.
     told: dict[str, Any] = {name: reader.number(name) for name in numbers if reader.given(name)}
     told.update({name: reader.text(name) for name in texts if reader.data.get(name)})

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup, backup_schedule, certificate, disk, maintenance, releases, verbs
+from kit_engine import backup, backup_offsite, backup_schedule, certificate, disk, maintenance, releases, verbs
 from kit_engine import readiness as ready
 from kit_engine.docker import Container, Docker
 from kit_engine.report import duration
@@ -47,6 +47,7 @@ def status_verb(docker: Docker, arguments: argparse.Namespace) -> None:
         "certificates": certificates(stack),
         "backup": last_backup(stack),
         "restored": last_restored(stack),
+        "offsite": backup_offsite.described(stack),
         "schedule": backup_schedule.state(stack),
         "disks": disks(stack),
     }
@@ -216,6 +217,8 @@ def host_lines(stack: Stack, told: dict[str, Any]) -> list[str]:
     lines.append("  backup       " + (str(told["backup"]["text"]) if told["backup"] else "none is known"))
     if "restored" in told:
         lines.append(f"  restored     {_restored_line(told['restored'])}")
+    if told.get("offsite"):
+        lines.append(f"  off-site     {backup_offsite.line(told['offsite'])}")
     lines += [f"  {line}" for line in backup_schedule.lines(told.get("schedule"))]
     for one in told["disks"]:
         low = f"    LOW: a deploy wants {stack.limits.min_free_bytes / GIB:.1f} GiB" if one["low"] else ""

@@ -6,7 +6,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Optional
@@ -100,12 +100,16 @@ def moved(
 
 
 @contextmanager
-def open_to(words: Sequence[str], limit: float) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
+def open_to(
+    words: Sequence[str], limit: float, *, env: Optional[Mapping[str, str]] = None, folder: Optional[Path] = None
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
     """Keep a program open, to write to and to read from; it is ended when the block is left early.
 
     Args:
         words: program and arguments; what it complains of comes with its output.
         limit: seconds after which it is killed.
+        env: variables on top of our own.
+        folder: where it is started.
 
     Returns:
         The program, its standard input and its standard output.
@@ -115,6 +119,7 @@ def open_to(words: Sequence[str], limit: float) -> Iterator[tuple[subprocess.Pop
     """
     with subprocess.Popen(  # noqa: S603 - as above
         list(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, **(env or {})}, cwd=folder,
         pass_fds=lock.inherited(), start_new_session=signals.deferring(),
     ) as running:  # fmt: skip
         assert running.stdin is not None  # noqa: S101 - as was asked for

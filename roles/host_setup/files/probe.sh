@@ -22,6 +22,8 @@ has apt-get && say apt yes
 has python3 && say python "$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1 | tail -n 1)"
 has sudo && say sudo yes
 has nft && say nft yes
+has restic && say restic yes
+has ssh && say ssh yes
 
 # The port that this very session came in by, from whichever process on the way up still has the variable.
 pid=$$

@@ -1,0 +1,173 @@
+"""restic, which keeps copies of backups elsewhere: how it is started, and how it finds its place and its secrets.
+
+Its secrets are one file of the release, which nobody but root reads; restic gets them as variables, and SSH its key as
+a file in memory for as long as that takes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit_engine import command, masking, memory_files, streams
+from kit_engine.errors import EngineError
+from kit_engine.stack import OFFSITE_SECRETS, Stack
+
+CACHE = "shared/restic"
+# A question waits for a place that is far away, not for one that is gone.
+ASK_SECONDS = 60.0
+CONNECT_SECONDS = 20
+# restic's own exit code where it could not read a file: its snapshot is there, and lacks it.
+INCOMPLETE = 3
+# Visitors come first.
+_LOW = ("nice", "-n", "10")
+# The two ways in which restic writes a place that is reached by SFTP.
+_SFTP = re.compile(r"^sftp:(?://(?P<login>[^/:]+)(?::(?P<port>\d+))?/|(?P<short>[^/:]+):)")
+_SHOWN_LINES = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where copies lie.
+
+    Attributes:
+        stack: whose.
+        words: what begins every command.
+        env: the place's address and its secrets.
+        secrets: values that no message may hold.
+    """
+
+    stack: Stack
+    words: tuple[str, ...]
+    env: Mapping[str, str]
+    secrets: tuple[str, ...]
+
+    def ask(self, *words: str) -> Any:
+        """Ask a question that needs no lock there, so that it may be read-only.
+
+        Returns:
+            restic's answer, read as JSON.
+
+        Raises:
+            EngineError: no answer in time, or a refusal.
+        """
+        said = self.demand(*words, "--no-lock", "--json")
+        try:
+            return json.loads(said)
+        except ValueError:
+            raise self.failure(words[0], said) from None
+
+    def demand(self, *words: str, limit: float = ASK_SECONDS) -> str:
+        """Run a command that must succeed; returns its output, raises as :meth:`ask`."""
+        done = command.run([*_LOW, *self.words, *words], limit=limit, env=self.env)
+        if done.code:
+            raise self.failure(words[0], done.err or done.out)
+        return done.out
+
+    def moved(self, words: Sequence[str], folder: Path, progress: streams.Progress) -> tuple[int, str]:
+        """Run a command that moves much.
+
+        Args:
+            words: of the command.
+            folder: where it is started.
+            progress: told the bytes that are done.
+
+        Returns:
+            Its exit code, and what it complained of.
+
+        Raises:
+            EngineError: it did not end in time.
+        """
+        said: list[str] = []
+        limit = self.stack.backup.timeout_seconds
+        program = [*_LOW, *self.words, "--json", *words]
+        env = {**self.env, "RESTIC_PROGRESS_FPS": "0.5"}
+        with streams.open_to(program, limit, env=env, folder=folder) as (running, stdin, stdout):
+            stdin.close()
+            for line in stdout:
+                told = _json(line)
+                if told is None or told.get("message_type") == "error":
+                    said = [*said, line.decode("utf-8", "replace").rstrip()][-_SHOWN_LINES:]
+                elif told.get("message_type") == "status":
+                    progress.total = int(told.get("total_bytes", 0))
+                    progress.at(int(told.get("bytes_done", 0)))
+            return running.wait(), masking.masked("\n".join(said), self.secrets)
+
+    def failure(self, what: str, said: str) -> EngineError:
+        """Word that a command failed: ``what`` of restic's own commands, and what it said."""
+        told = masking.masked(command.tail(said, _SHOWN_LINES), self.secrets)
+        return EngineError("offsite", f"`restic {what}` failed:\n{told}", _remedy(self.stack))
+
+
+@contextmanager
+def opened(stack: Stack) -> Iterator[Place]:
+    """Have restic find its place and its secrets until the block is left.
+
+    Args:
+        stack: whose; a place is configured.
+
+    Raises:
+        EngineError: restic is not installed, or the secrets are lacking or damaged.
+    """
+    if shutil.which("restic") is None:
+        remedy = f"{stack.make('provision')}    (brings it)"
+        raise EngineError("offsite", "restic is not installed on this host.", remedy)
+    told = _secrets(stack)
+    place = stack.backup.offsite_repository
+    values = {str(name): str(value) for name, value in (told.get("environment") or {}).items()}
+    env = {**values, "RESTIC_REPOSITORY": place, "RESTIC_CACHE_DIR": str(stack.root / CACHE)}
+    with memory_files.folder("kit-offsite-") as folder:
+        files = {name: folder / name for name in ("ssh_key", "known_hosts") if told.get(name)}
+        for name, path in files.items():
+            path.touch(mode=0o600)
+            path.write_text(str(told[name]).rstrip("\n") + "\n", encoding="utf-8")
+        words = ["restic", *_ssh(place, files)]
+        secrets = (*values.values(), str(told.get("ssh_key") or ""))
+        yield Place(stack, tuple(words), env, secrets)
+
+
+def _secrets(stack: Stack) -> Mapping[str, Any]:
+    path = stack.bundle / "secrets" / OFFSITE_SECRETS
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        told = {}
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or not (told.get("environment") or {}).get("RESTIC_PASSWORD"):
+        raise EngineError("offsite", f"{path} has no RESTIC_PASSWORD.", stack.make("deploy") + "    (writes it)")
+    return told
+
+
+def _ssh(place: str, files: Mapping[str, Path]) -> list[str]:
+    """The words that have restic use our key and the host keys that we know, where the place is reached by SFTP."""
+    found = _SFTP.match(place)
+    if found is None or not files:
+        return []
+    words = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}", "-o", "ServerAliveInterval=15"]
+    if "ssh_key" in files:
+        words += ["-o", "IdentitiesOnly=yes", "-i", str(files["ssh_key"])]
+    if "known_hosts" in files:
+        words += ["-o", f"UserKnownHostsFile={files['known_hosts']}", "-o", "StrictHostKeyChecking=yes"]
+    words += ["-p", found["port"]] if found["port"] else []
+    words += [str(found["login"] or found["short"]), "-s", "sftp"]
+    return ["-o", f"sftp.command={shlex.join(words)}"]
+
+
+def _json(line: bytes) -> dict[str, Any] | None:
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _remedy(stack: Stack) -> str:
+    return f"mend what is named above, then: {stack.make('copy-offsite')}"

@@ -1,0 +1,267 @@
+"""Copies of backups elsewhere: by the real restic, over SFTP and to an S3 server, from the real engine's backups."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit_engine import backup, backup_offsite
+from kit_engine.backup import FOLDER
+from kit_engine.verification import DUMP
+from support import offsite
+from support.backups import backed_up, fill, flip, folder_of, media_file, names, sql
+from support.host_releases import HostReleases
+from support.offsite import CANARY, Place, configured
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+
+@pytest.fixture
+def sftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A place that is reached by SFTP."""
+    made = offsite.by_sftp(tmp_path)
+    monkeypatch.setenv("PATH", f"{made.programs}:{os.environ['PATH']}")
+    return made
+
+
+@pytest.fixture
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A bucket."""
+    with offsite.by_s3(tmp_path) as made:
+        monkeypatch.setenv("PATH", f"{made.programs}:{os.environ['PATH']}")
+        yield made
+
+
+@pytest.fixture
+def append_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A bucket whose credentials may add, and remove nothing."""
+    with offsite.by_s3(tmp_path, append_only=True) as made:
+        monkeypatch.setenv("PATH", f"{made.programs}:{os.environ['PATH']}")
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def none_before(host: HostReleases) -> None:
+    """Nothing of another test's copies."""
+    shutil.rmtree(host.root / FOLDER, ignore_errors=True)
+    (host.root / backup_offsite.RECORD).unlink(missing_ok=True)
+
+
+def state(host: HostReleases) -> dict[str, Any]:
+    """What is known of the last copy."""
+    told: dict[str, Any] = json.loads((host.root / backup_offsite.RECORD).read_text())
+    return told
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All that a backup holds."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["sftp", "s3", "append_only"])
+def test_a_backup_is_restored_from_its_copy_alone(
+    host: HostReleases, request: pytest.FixtureRequest, kind: str
+) -> None:
+    place: Place = request.getfixturevalue(kind)
+    fill(host, 700)
+    media_file(host, "kept/here.txt", f"{CANARY}-content")
+    with configured(host, place):
+        given = backed_up(host, "--level", "checksum")
+        before = files(folder_of(host, given))
+        listed = host.engine("backups", "--json").json
+        assert listed["backups"][0]["where"] == ["host", "off-site"]
+        if place.folder:
+            stored = b"".join(path.read_bytes() for path in place.folder.rglob("*") if path.is_file())
+            assert CANARY.encode() not in stored
+            assert b"BatchMode" not in stored
+            assert CANARY not in place.log.read_text()
+        assert host.engine("copy-offsite", "--json").json["copied"] == []
+
+        shutil.rmtree(host.root / FOLDER)
+        fill(host, 3)
+        told = host.engine("backups", "--json").json
+        assert (told["backups"], told["offsite_only"]) == ([], [given])
+        asks = host.engine("restore", "latest", "--json")
+        assert asks.code != 0
+        assert given in asks.out
+        # Nothing was fetched before somebody said yes.
+        assert not names(host)
+        done = host.engine("restore", given, "--confirm", "prod", "--json")
+        assert done.code == 0, done.out + done.err
+        assert sql(host, "SELECT count(*) FROM kit_rows") == "700"
+        assert files(folder_of(host, given)) == before
+        assert [name for name in names(host) if name.startswith(".")] == []
+
+
+def test_a_place_that_is_away_leaves_the_backup_and_is_made_up_for(host: HostReleases, sftp: Place) -> None:
+    with configured(host, sftp):
+        first = backed_up(host, "--level", "checksum")
+        sftp.gone.touch()
+        told = host.engine("backup", "--level", "checksum", "--json")
+        assert told.code == 1
+        assert told.json["code"] == "offsite"
+        assert "is good and lies on this host" in told.json["problem"]
+        assert "Connection refused" in told.json["problem"]
+        newest = backup.newest(host.root)
+        assert newest is not None
+        assert newest["id"] != first
+        status = host.engine("status").out
+        assert "FAILED" in next(line for line in status.splitlines() if "off-site" in line)
+        listed = host.engine("backups")
+        assert listed.code == 0
+        assert "which lie off-site is not known" in listed.out
+        # A timer's run fails as well, although the backup stands.
+        scheduled = host.engine("scheduled", "backup", "--json")
+        assert scheduled.code == 1
+        assert not json.loads((host.root / "records/scheduled.json").read_text())["backup"]["ok"]
+        sftp.gone.unlink()
+        done = host.engine("copy-offsite", "--json")
+        assert done.code == 0, done.err
+        assert len(done.json["copied"]) == 2
+        assert state(host)["problem"] == ""
+        assert "FAILED" not in next(line for line in host.engine("status").out.splitlines() if "off-site" in line)
+        outputs = told.out + told.err + status + listed.out + scheduled.out + json.dumps(state(host))
+        assert CANARY not in outputs
+
+
+def test_a_place_that_lost_its_copies_is_not_begun_anew(host: HostReleases, sftp: Place) -> None:
+    with configured(host, sftp):
+        backed_up(host, "--level", "checksum")
+        assert sftp.folder is not None
+        shutil.rmtree(sftp.folder / "kit")
+        told = host.engine("copy-offsite", "--json")
+        assert told.code == 1
+        assert "does not open any more" in told.json["problem"]
+        assert not (sftp.folder / "kit").exists()
+        assert backup_offsite.RECORD in told.json["next"]
+        (host.root / backup_offsite.RECORD).unlink()
+        assert host.engine("copy-offsite", "--json").json["changed"]
+
+
+def test_another_password_is_told_and_begins_nothing(host: HostReleases, sftp: Place) -> None:
+    with configured(host, sftp):
+        backed_up(host, "--level", "checksum")
+    other = Place(**{**sftp.__dict__, "environment": {"RESTIC_PASSWORD": f"{CANARY}-other"}})
+    with configured(host, other):
+        told = host.engine("copy-offsite", "--json")
+        assert told.code == 1
+        assert "wrong password" in told.json["problem"]
+        assert CANARY not in told.out + told.err
+    (host.root / backup_offsite.RECORD).unlink()
+    with configured(host, other):
+        again = host.engine("copy-offsite", "--json")
+        assert "wrong password" in again.json["problem"]
+    with configured(host, Place(**{**sftp.__dict__, "environment": {}})):
+        assert "has no RESTIC_PASSWORD" in host.engine("copy-offsite", "--json").json["problem"]
+
+
+def test_a_drill_reads_the_place_part_by_part_and_finds_damage(host: HostReleases, sftp: Place) -> None:
+    assert sftp.folder is not None
+    with configured(host, sftp, offsite_check_parts=2):
+        backed_up(host, "--level", "checksum")
+        for part in (1, 2, 1):
+            good = host.engine("scheduled", "drill", "--json")
+            assert good.code == 0, good.err
+            assert (state(host)["part"], state(host)["check_problem"]) == (part, "")
+        packs = [path for path in (sftp.folder / "kit/data").rglob("*") if path.is_file()]
+        largest = max(packs, key=lambda path: path.stat().st_size)
+        largest.chmod(0o600)
+        flip(largest)
+        # It lies in one of both parts.
+        drills = (host.engine("scheduled", "drill", "--json") for _ in range(2))
+        bad = next(told for told in drills if told.code)
+        assert bad.json["code"] == "offsite"
+        assert state(host)["check_problem"]
+        assert "its check FAILED" in host.engine("status").out
+
+
+def test_a_copy_that_lacks_a_file_is_made_again(host: HostReleases, sftp: Place) -> None:
+    """restic leaves its snapshot there when it could not read a file, and ends with 3."""
+    program = Path(sftp.programs) / "restic"
+    real = program.resolve()
+    program.unlink()
+    program.write_text(f'#!/bin/sh\n"{real}" "$@" || exit $?\ncase "$*" in *" backup "*) exit 3;; esac\n')
+    program.chmod(0o755)
+    with configured(host, sftp):
+        told = host.engine("backup", "--level", "checksum", "--json")
+        assert told.json["code"] == "offsite"
+        newest = backup.newest(host.root)
+        assert newest is not None
+        assert state(host)["again"] == [newest["id"]]
+        program.unlink()
+        program.symlink_to(real)
+        assert host.engine("copy-offsite", "--json").json["copied"] == [newest["id"]]
+        assert state(host)["again"] == []
+        assert host.engine("copy-offsite", "--json").json["copied"] == []
+
+
+def test_a_backup_that_is_damaged_here_is_not_copied_and_a_bad_copy_not_restored(
+    host: HostReleases, sftp: Place
+) -> None:
+    fill(host, 5)
+    with configured(host, sftp):
+        given = backed_up(host, "--level", "checksum")
+        later = backed_up(host, "--level", "checksum")
+        flip(folder_of(host, later) / DUMP)
+        assert host.engine("verify-backup", later, "--level", "checksum").code == 1
+        (host.root / backup_offsite.RECORD).unlink()
+        shutil.rmtree(sftp.folder / "kit") if sftp.folder else None
+        assert host.engine("copy-offsite", "--json").json["copied"] == [given]
+        # What restic gives back as it got it may have been bad before: it is found before anything is changed.
+        flip(folder_of(host, given) / DUMP)
+        (host.root / backup_offsite.RECORD).unlink()
+        shutil.rmtree(sftp.folder / "kit") if sftp.folder else None
+        assert host.engine("copy-offsite", "--json").json["copied"] == [given]
+        shutil.rmtree(host.root / FOLDER)
+        fill(host, 9)
+        refused = host.engine("restore", given, "--confirm", "prod", "--json")
+        assert refused.code == 1
+        assert "is not what was written" in refused.json["problem"]
+        assert sql(host, "SELECT count(*) FROM kit_rows") == "9"
+
+
+def test_a_copy_that_is_cut_off_is_no_copy_and_the_next_makes_it(host: HostReleases, sftp: Place) -> None:
+    with configured(host, sftp):
+        backed_up(host, "--level", "checksum")
+        assert sftp.folder is not None
+        sftp.gone.touch()
+        given = json.loads(host.engine("backup", "--level", "checksum", "--json").out.splitlines()[-1])
+        assert given["code"] == "offsite"
+        sftp.gone.unlink()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with host.started("copy-offsite", "--json") as running:
+                end = time.monotonic() + 30
+                while not (host.root / FOLDER / backup_offsite.COPYING).exists():
+                    assert time.monotonic() < end
+                    assert running.poll() is None
+                    time.sleep(0.01)
+                running.send_signal(number)
+                running.communicate(timeout=60)
+        done = host.engine("copy-offsite", "--json")
+        assert done.code == 0, done.out
+        newest = backup.newest(host.root)
+        assert newest is not None
+        told = host.engine("backups", "--json").json
+        assert all(one["where"] == ["host", "off-site"] for one in told["backups"])
+        assert not (host.root / FOLDER / backup_offsite.COPYING).exists()
+
+
+def test_a_copy_keeps_no_release_waiting(host: HostReleases, sftp: Place) -> None:
+    """The host's lock is free while a copy waits for a slow place."""
+    with configured(host, sftp):
+        backed_up(host, "--level", "checksum")
+        (sftp.log.parent / "programs/ssh").write_text("#!/bin/sh\nsleep 20\nexit 255\n")
+        with host.started("copy-offsite", "--json") as running:
+            time.sleep(1)
+            told = host.engine("prune-backups", "--json")
+            assert told.code == 0, told.err
+            assert running.poll() is None
+            os.killpg(running.pid, signal.SIGTERM)
+            running.communicate(timeout=60)
