@@ -26,13 +26,14 @@ from bench.figures import UnfitError
 from bench.releases import NAME, ROOT, Bed, bed_of
 from kit_engine import rollout
 from support.checkout import environment
+from support.kit import ROOT as KIT
 from support.traffic import Traffic, summary
 from testbed.errors import TestbedError
 from testbed.project import DOMAIN
 
-HERE = Path(__file__).resolve().parents[2]
-RESULTS = HERE / "build/faults/results.json"
-PAGE = HERE / "docs/FAULTS.md"
+from faults import written_between
+
+RESULTS = KIT / "build/faults/results.json"
 BEGIN, END = "<!-- kill matrix: make test-faults -->\n", "<!-- end of the kill matrix -->\n"
 RATE = 20.0
 MOMENTS = ("start", "middle")
@@ -325,8 +326,7 @@ def main() -> int:
         print(f"test-faults: {error}", file=sys.stderr)
         return 1
     if given.write:
-        head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}{table(known)}{END}{rest.partition(END)[2]}", encoding="utf-8")
+        written_between(BEGIN, END, table(known))
     return 0 if all(known.get(case.name, {}).get("ok") for case in wanted) else 1
 
 
