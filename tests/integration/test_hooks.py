@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from support import host_releases
+from support.backups import limits
 from support.engine_stack import docker
 from support.host_releases import SECRETS, HostReleases, Version
 
@@ -15,7 +18,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 # Writes down what it was given.
 NOTE = "import sys; open('/var/app/logs/hooks', 'a').write(sys.stdin.read())"
-MOMENTS = ("before_backup", "before_migrate", "after_switch", "after_failure")
+MOMENTS = ("before_backup", "before_migrate", "after_switch", "after_failure", "after_backup_failure")
 FAILS = "import os; print('the key is', open(os.environ['KEY_FILE']).read()); raise SystemExit(7)"
 
 
@@ -70,6 +73,34 @@ def test_each_runs_at_its_moment_and_gets_the_record(host: HostReleases) -> None
     # A release that stands is brought up again: its release commands need not run.
     assert host.deploy(None).code == 0
     assert [one["hook"] for one in noted(host)] == ["after_switch"]
+
+
+def test_a_scheduled_backup_that_fails_is_told_to_hook_and_watcher(host: HostReleases) -> None:
+    asked: list[str] = []
+
+    class Watcher(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    noted(host)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Watcher) as watcher:
+        threading.Thread(target=watcher.serve_forever, daemon=True).start()
+        try:
+            with limits(host, ping_url=f"http://127.0.0.1:{watcher.server_port}/watch"):
+                assert host.engine("scheduled", "backup", "--json").code == 0
+                assert (asked, noted(host)) == (["/watch"], [])
+                with limits(host, min_free_bytes=2**60):
+                    assert host.engine("scheduled", "backup", "--json").code == 1
+        finally:
+            watcher.shutdown()
+    assert asked == ["/watch", "/watch/fail"]
+    (found,) = noted(host)
+    assert (found["hook"], found["id"]) == ("after_backup_failure", host.current)
 
 
 def test_a_rollback_tells_of_itself(host: HostReleases) -> None:

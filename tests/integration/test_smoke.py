@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from kit_control import engine_archive
+from kit_control import engine_archive, smoke
+from kit_control.errors import KitError
 from support.engine_stack import docker
 from support.kit import ROOT, Run, playbook
 from support.prod_stack import SECRETS, ProdStack, bring_up, remove
@@ -158,6 +159,15 @@ class TestProd:
             spent.append(min(of_processors, time.monotonic() - started))
         assert min(spent) < GATE_SECONDS
         assert checks.results["gate"] is True
+
+    def test_checks_that_never_end_say_where_they_were(self, checks: Checks) -> None:
+        container = checks.stack.container("nginx")
+        docker("pause", container)
+        try:
+            with pytest.raises(KitError, match=r"did not end\. The last to begin: test_.*localhost"):
+                smoke.run(ROOT, checks.stack.root / "smoke-plan.json", gate=True, limit=8, env="prod")
+        finally:
+            docker("unpause", container)
 
     def test_where_writing_is_allowed_files_and_rows_are_written(self, checks: Checks) -> None:
         plan = checks.stack.root / "smoke-plan.json"

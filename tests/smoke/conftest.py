@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_control import smoke_report
+from kit_control import smoke, smoke_report
 from support.cis import RULES
 
 from smoke.checked import Checked
@@ -113,6 +113,12 @@ def checked(request: pytest.FixtureRequest, target: Target) -> Checked:
 def _allowed(request: pytest.FixtureRequest, target: Target) -> None:
     if request.node.get_closest_marker("writes") and not target.writes:
         pytest.skip("it writes, and the inventory does not allow that (smoke_writes)")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave word of where a run is, for whoever ends one that hangs."""
+    plan: Path = item.config.stash[_STATE].plan
+    plan.with_name(smoke.BEGUN).write_text(item.name, encoding="utf-8")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,6 +18,8 @@ from kit_control.errors import KitError
 from kit_control.manifest import Manifest
 
 CHECKS = Path("tests/smoke")
+# Of the check that was begun last: the results come at the end, and a run that hangs never gets there.
+BEGUN = "smoke-begun"
 PLAN, RESULTS, JUNIT = "smoke-plan.json", "smoke.json", "smoke.xml"
 SCHEMA = 1
 _UNUSED = ("cacheprovider", "doctest", "legacypath", "logging", "pastebin", "unittest")
@@ -109,6 +111,7 @@ def run(root: Path, plan: Path, *, gate: bool, limit: float, env: str) -> dict[s
     """
     results = plan.with_name(RESULTS)
     results.unlink(missing_ok=True)
+    plan.with_name(BEGUN).unlink(missing_ok=True)
     words = [sys.executable, "-m", "pytest", str(CHECKS), f"--smoke-plan={plan}", "--tb=no", "-q", "-rN", "--no-header"]
     # Other plugins, of the environment and of pytest itself, cost half of the gate's time, and none is used.
     words += [word for name in _UNUSED for word in ("-p", f"no:{name}")] + (["-m", "gate"] if gate else [])
@@ -129,7 +132,9 @@ def run(root: Path, plan: Path, *, gate: bool, limit: float, env: str) -> dict[s
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise KitError("smoke", f"The smoke checks were given {limit:.0f} s and did not end.", again) from None
+        begun_last = plan.with_name(BEGUN)
+        where = f" The last to begin: {begun_last.read_text(encoding='utf-8')}" if begun_last.is_file() else ""
+        raise KitError("smoke", f"The smoke checks were given {limit:.0f} s and did not end.{where}", again) from None
     if done.returncode not in _JUDGED or not results.is_file():
         last = "\n".join(f"    {line}" for line in done.stdout.splitlines()[-15:])
         raise KitError("smoke", f"The smoke checks could not be run (pytest: {done.returncode}):\n{last}", again)
