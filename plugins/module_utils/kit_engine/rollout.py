@@ -165,9 +165,10 @@ def switch(docker: Docker, report: Report, *, publish: bool = False) -> None:
                 readiness.wait_healthy(docker, service, {})
             prepare.secrets(docker)
             wanted = current.fingerprints(docker)
-            release_commands.remember(docker, wanted[stack.web])
+            # What is noted is of the containers that stay.
             gone()
             _drop_sockets(docker)
+            release_commands.remember(docker, wanted[stack.web])
             current.remember(docker, docker.containers(), wanted)
 
 
