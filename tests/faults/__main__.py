@@ -49,7 +49,7 @@ while True:
         if '"step": "%s", "event": "begin"' % sys.argv[2] in open(path).read():
             print("begun", flush=True)
             sys.exit()
-    time.sleep(0.003)
+    time.sleep(0.01)
 """
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,6 +181,27 @@ def test_a_drill_reads_the_place_part_by_part_and_finds_damage(host: HostRelease
         assert bad.json["code"] == "offsite"
         assert state(host)["check_problem"]
         assert "its check FAILED" in host.engine("status").out
+
+
+def test_another_hosts_copy_of_that_id_is_not_taken_for_ours(host: HostReleases, sftp: Place, tmp_path: Path) -> None:
+    """Each host of an environment may have a database of its own, and back it up in the same second."""
+    fill(host, 6)
+    given = backed_up(host, "--level", "checksum")
+    theirs = tmp_path / "theirs/backup"
+    theirs.mkdir(parents=True)
+    env = {**os.environ, **sftp.environment, "RESTIC_REPOSITORY": sftp.repository}
+    for words in (
+        ["init"],
+        ["backup", "--host", "other", "--tag", f"project:{host.project},env:prod,id:{given}", "backup"],
+    ):
+        subprocess.run(["restic", *words], cwd=theirs.parent, env=env, check=True, capture_output=True)
+    with configured(host, sftp):
+        assert host.engine("copy-offsite", "--json").json["copied"] == [given]
+        shutil.rmtree(host.root / FOLDER)
+        fill(host, 2)
+        done = host.engine("restore", given, "--confirm", "prod", "--json")
+        assert done.code == 0, done.out
+        assert sql(host, "SELECT count(*) FROM kit_rows") == "6"
 
 
 def test_a_copy_that_lacks_a_file_is_made_again(host: HostReleases, sftp: Place) -> None:

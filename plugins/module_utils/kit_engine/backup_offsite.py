@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
-from kit_engine import backup, releases, restic, streams
+from kit_engine import backup, releases, restic, streams, verification
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report, duration
@@ -90,7 +91,7 @@ def copy(stack: Stack, report: Report) -> list[str]:
         try:
             with restic.opened(stack) as place:
                 _demand_repository(place)
-                away = _snapshots(place)
+                away = {one.backup for one in _snapshots(place) if one.host == platform.node()}
                 for one in backup.listed(stack.root):
                     given = str(one["id"])
                     if one["problem"] or (given in away and given not in state(stack).again):
@@ -159,7 +160,8 @@ def listed(stack: Stack) -> dict[str, str]:
         stack: whose.
 
     Returns:
-        By the backup's id that of restic's newest snapshot of it; nothing where no place is configured.
+        By the backup's id that of restic's snapshot, this host's own before another's; nothing where no place is
+        configured.
 
     Raises:
         EngineError: the place does not answer, or refuses.
@@ -167,7 +169,7 @@ def listed(stack: Stack) -> dict[str, str]:
     if not stack.backup.offsite_repository:
         return {}
     with restic.opened(stack) as place:
-        return _snapshots(place)
+        return _by_id(place)
 
 
 def manifest_of(stack: Stack, wanted: str) -> Optional[dict[str, Any]]:
@@ -186,7 +188,7 @@ def manifest_of(stack: Stack, wanted: str) -> Optional[dict[str, Any]]:
     if not stack.backup.offsite_repository:
         return None
     with restic.opened(stack) as place:
-        away = _snapshots(place)
+        away = _by_id(place)
         given = wanted or max(away, default="")
         if given not in away:
             return None
@@ -213,13 +215,14 @@ def bring(stack: Stack, report: Report, found: Mapping[str, Any]) -> None:
     if (folder / given).is_dir():
         return
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    size = sum(int(one["bytes"]) for one in found["files"].values()) + int((found.get("media") or {}).get("bytes", 0))
+    files = found.get("files") or {verification.DUMP: found}
+    size = sum(int(one["bytes"]) for one in files.values()) + int((found.get("media") or {}).get("bytes", 0))
     backup.demand_room(stack, folder, size, f"Backup {given} of {size / 2**20:.0f} MiB would not fit.")
     new = folder / f"{_FETCHING}{os.getpid()}"
     new.mkdir(mode=0o700)
     try:
         with restic.opened(stack) as place:
-            snapshot = _snapshots(place)[given]
+            snapshot = _by_id(place)[given]
             words = ["restore", "--no-lock", "--verify", "--target", str(new), snapshot]
             report.say(f"    backup {given} is fetched from off-site, {size / 2**20:.0f} MiB …")
             place.demand(*words, limit=stack.backup.timeout_seconds)
@@ -270,7 +273,7 @@ def _send(place: Place, report: Report, given: str) -> None:
     links.mkdir(mode=0o700)
     try:
         shutil.copytree(folder / given, links / _TOP, copy_function=os.link)
-        words = ["backup", "--host", stack.project, *_marks(stack), "--tag", f"{_ID}{given}"]
+        words = ["backup", "--host", platform.node(), *_marks(stack), "--tag", f"{_ID}{given}"]
         # A media file is named by its content: one that an earlier copy has is not read again.
         words += ["--ignore-ctime", "--ignore-inode", _TOP]
         code, said = place.moved(words, links, streams.Progress(report, f"{given} copied off-site"))
@@ -286,9 +289,29 @@ def _send(place: Place, report: Report, given: str) -> None:
     report.say(f"    backup {given} was copied off-site")
 
 
-def _snapshots(place: Place) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Snapshot:
+    """One of restic's: its id, the backup that it is a copy of, and the host that made it."""
+
+    id: str
+    backup: str
+    host: str
+
+
+def _snapshots(place: Place) -> list[_Snapshot]:
+    """All copies of this stack's backups, the oldest first. Hosts of one environment may each have a database."""
     told = sorted(place.ask("snapshots", *_marks(place.stack)) or (), key=lambda one: str(one["time"]))
-    return {tag[len(_ID) :]: str(one["id"]) for one in told for tag in one.get("tags") or () if tag.startswith(_ID)}
+    return [
+        _Snapshot(str(one["id"]), tag[len(_ID) :], str(one["hostname"]))
+        for one in told
+        for tag in one.get("tags") or ()
+        if tag.startswith(_ID)
+    ]
+
+
+def _by_id(place: Place) -> dict[str, str]:
+    found = sorted(_snapshots(place), key=lambda one: one.host == platform.node())
+    return {one.backup: one.id for one in found}
 
 
 def _marks(stack: Stack) -> Sequence[str]:
