@@ -275,6 +275,20 @@ def test_a_copy_that_is_cut_off_is_no_copy_and_the_next_makes_it(host: HostRelea
         assert not (host.root / FOLDER / backup_offsite.COPYING).exists()
 
 
+def test_a_host_without_restic_is_refused_before_a_deploy(host: HostReleases, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = json.loads(((host.root / "current").resolve() / "stack.json").read_text())
+    told["backup"]["offsite_repository"] = "sftp:kit@other:/srv/copies"
+    programs = host.scratch / "programs"
+    programs.mkdir()
+    (programs / "docker").symlink_to(str(shutil.which("docker")))
+    monkeypatch.setenv("PATH", str(programs))
+    answer = host.engine("preflight", "--json", "--request", json.dumps({"stack": told}))
+    assert answer.code == 1
+    assert [one["code"] for one in answer.json["problems"]] == ["offsite"]
+    told["backup"]["offsite_repository"] = ""
+    assert host.engine("preflight", "--json", "--request", json.dumps({"stack": told})).code == 0
+
+
 def test_a_copy_keeps_no_release_waiting(host: HostReleases, sftp: Place) -> None:
     """The host's lock is free while a copy waits for a slow place."""
     with configured(host, sftp):

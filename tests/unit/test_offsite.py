@@ -90,6 +90,18 @@ def test_what_programs_say_of_its_secrets_is_masked(tmp_path: Path) -> None:
         assert CANARY not in str(place.failure("backup", f"wrong {CANARY}"))
 
 
+def test_a_host_without_restic_is_refused_where_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = host(tmp_path, "s3:https://s3.test/bucket")
+    assert restic.lacking(found) is None
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    missing = restic.lacking(found)
+    assert missing is not None
+    assert "make provision ENV=prod" in missing.remedy
+    with pytest.raises(EngineError, match="not installed"), restic.opened(found):
+        pass
+    assert restic.lacking(replace(found, backup=replace(found.backup, offsite_repository=""))) is None
+
+
 def test_without_a_password_nothing_is_begun(tmp_path: Path) -> None:
     found = host(tmp_path, "s3:https://s3.test/bucket")
     secrets = found.bundle / "secrets" / OFFSITE_SECRETS

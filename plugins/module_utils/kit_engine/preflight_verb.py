@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import bundle, certificate, current, edge, preflight, readiness, releases
+from kit_engine import bundle, certificate, current, edge, preflight, readiness, releases, restic
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker, image_id
 from kit_engine.errors import CheckFailed, EngineError
@@ -28,8 +28,9 @@ def preflight_verb(arguments: argparse.Namespace) -> None:
     asked = json.loads(arguments.request)
     wanted = stacks.read(asked["stack"], root, root / stacks.CURRENT)
     other = _other_project(wanted)
-    if other:
-        raise CheckFailed([other])
+    lacking = restic.lacking(wanted)
+    if other or lacking:
+        raise CheckFailed([one for one in (other, lacking) if one])
     report: Report = arguments.report
     # Each waits for others, and none needs what another one tells; what keeps a host from being deployed to is raised.
     with ThreadPoolExecutor(max_workers=3) as at_once:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from kit_engine import command, masking, memory_files, streams
 from kit_engine.errors import EngineError
@@ -116,9 +116,9 @@ def opened(stack: Stack) -> Iterator[Place]:
     Raises:
         EngineError: restic is not installed, or the secrets are lacking or damaged.
     """
-    if shutil.which("restic") is None:
-        remedy = f"{stack.make('provision')}    (brings it)"
-        raise EngineError("offsite", "restic is not installed on this host.", remedy)
+    missing = lacking(stack)
+    if missing:
+        raise missing
     told = _secrets(stack)
     place = stack.backup.offsite_repository
     values = {str(name): str(value) for name, value in (told.get("environment") or {}).items()}
@@ -131,6 +131,13 @@ def opened(stack: Stack) -> Iterator[Place]:
         words = ["restic", *_ssh(place, files)]
         secrets = (*values.values(), str(told.get("ssh_key") or ""))
         yield Place(stack, tuple(words), env, secrets)
+
+
+def lacking(stack: Stack) -> Optional[EngineError]:
+    """Say that restic is not here although backups shall be copied off-site; None where all is well."""
+    if not stack.backup.offsite_repository or shutil.which("restic"):
+        return None
+    return EngineError("offsite", "restic is not installed on this host.", f"{stack.make('provision')}    (brings it)")
 
 
 def _secrets(stack: Stack) -> Mapping[str, Any]:
