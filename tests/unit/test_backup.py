@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import backup, backup_dump, media_reader, streams, verification
+from kit_engine import backup, backup_dump, media_reader, stack, streams, verification
+from kit_engine.docker import Container, Docker
+from kit_engine.errors import EngineError
+from support.kit import ROOT
 
 TOLD: dict[str, Any] = {"id": "20260101T000000Z-a", "schema": 2, "bytes": 1, "level": "read", "rows": {"public.a": 2}}
 
@@ -165,3 +168,22 @@ def test_a_file_that_changes_is_read_anew(
     monkeypatch.setattr(media_reader, "LENGTH", Changing())
     _, (entry,) = read(tmp_path)
     assert entry["states"] == states
+
+
+def test_a_session_that_never_answers_is_given_up_in_a_minute_and_not_in_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "docker"
+    program.write_text("#!/bin/sh\nexec sleep 30\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(backup_dump, "FIRST_SECONDS", 0.3)
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    found = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
+    database = found.stack.database
+    assert database is not None
+    server = Container("id", "db-1", "db", "image", "image", "running", 0, "", "", 0)
+    begun = time.monotonic()
+    with pytest.raises(EngineError, match="no answer within"), backup_dump.snapshot(found, server, database):
+        pass
+    assert time.monotonic() - begun < 20

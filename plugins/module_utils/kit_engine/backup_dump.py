@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from kit_engine.stack import Database
 ZSTD, GZIP = "zstd:3", "gzip"
 # A release that alters a table may hold it for minutes; for longer, somebody should look.
 LOCK_WAIT_MS = 300_000
+FIRST_SECONDS = 60.0
 # Below everything else: visitors come first. Whichever of the two programs the image has.
 _LOW = (
     "low=; command -v nice >/dev/null && low='nice -n 10'; "
@@ -91,9 +93,14 @@ def snapshot(docker: Docker, server: Container, wanted: Database) -> Iterator[Sn
         with suppress(BrokenPipeError):
             stdin.write(f"{_BEGIN}{COUNTS}".encode())
             stdin.flush()
+        # What it is asked first waits for nobody: without an answer a day would pass before the session is ended.
+        late = threading.Timer(FIRST_SECONDS, session.kill)
+        late.start()
         version, given = (stdout.readline().decode().strip() for _ in range(2))
+        late.cancel()
         if not re.fullmatch(r"[0-9A-F]+(-[0-9A-F]+)+", given):
-            raise _refused(docker, wanted, f"{version}\n{given}\n" + stdout.read().decode("utf-8", "replace"))
+            said = f"{version}\n{given}\n" + stdout.read().decode("utf-8", "replace")
+            raise _refused(docker, wanted, said if said.strip() else f"no answer within {FIRST_SECONDS:.0f} s")
         held = Snapshot(given, version, {})
         yield held
         with suppress(BrokenPipeError):
