@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Optional
 
@@ -141,6 +141,9 @@ def open_to(
             raise
         finally:
             timer.cancel()
+            # What could not be written to one that was killed is not tried again: that would hide why.
+            with suppress(BrokenPipeError):
+                running.stdin.close()
 
 
 def size_of(path: Path) -> int:
