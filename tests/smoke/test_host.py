@@ -65,4 +65,4 @@ def test_backups_are_copied_off_site(target: Target, checked: Checked) -> None:
         pytest.skip("no place off-site is configured")
     again = f"./docker-manage.sh {target.stack['env']} copy-offsite"
     assert not told["problem"], f"the last copy failed: {told['problem']}; on the host: {again}"
-    assert not told["check_problem"], f"what lies off-site is damaged: {told['check_problem']}"
+    assert not told["check_problem"], f"the last check of what lies there failed: {told['check_problem']}"

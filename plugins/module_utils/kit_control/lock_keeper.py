@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
+from kit_engine import signals
+
 from kit_control import engine_archive
 
 HEARTBEAT_SECONDS = 2.0
@@ -141,7 +143,7 @@ class Keeper:
         """Wait for something to read, with a heartbeat in between; None when the run has ended."""
         watched = [*wanted, *([self._watch] if self._watch is not None else [])]
         ready, _, _ = select.select(watched, [], [], HEARTBEAT_SECONDS if self._watch is not None else LOOK_SECONDS)
-        if self._watch in ready or (self._watch is None and not _runs(self._run)):
+        if self._watch in ready or (self._watch is None and not signals.runs(self._run)):
             return None
         if time.monotonic() - self._beaten >= HEARTBEAT_SECONDS:
             self._beaten = time.monotonic()
@@ -170,16 +172,6 @@ class Keeper:
         _tell(told)
         # Only now may the task end without ending this.
         return told.get("ok") is True and KEEP in sys.stdin.readline()
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _tell(told: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
+from kit_engine import signals
+
 _FOLDERS = ("/dev/shm", "/run")  # noqa: S108 - a folder of its own is made there
 
 
@@ -23,7 +25,7 @@ def folder(prefix: str) -> Iterator[Path]:
     place = _memory()
     for left in Path(place or tempfile.gettempdir()).glob(f"{prefix}*"):
         owner = left.name[len(prefix) :].partition("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+        if owner.isdigit() and not signals.runs(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", dir=place) as made:
         yield Path(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -81,3 +82,14 @@ def _ended(number: int, _frame: Optional[FrameType]) -> None:
         _State.pending = number
         return
     raise Interrupted(signal.Signals(number).name)
+
+
+def runs(pid: int) -> bool:
+    """Tell whether a process of that number runs, asked of the kernel itself: a control node may have no /proc."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
