@@ -41,10 +41,28 @@ def test_the_kit_knows_nothing_of_the_example_app() -> None:
     assert [path for path in kit if word in text_of(path).lower() or word in path.name] == []
 
 
+def options_of(role: str) -> dict[str, dict[str, Any]]:
+    specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]
+    return {name: option for entry in specs.values() for name, option in entry.get("options", {}).items()}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_yes_or_no_of_the_command_line_is_one(role: str) -> None:
+    """`-e name=false` brings the text "false", which is true to Jinja and Python alike; `become` converts by itself."""
+    flags = [name for name, option in options_of(role).items() if option.get("type") == "bool"]
+    taken = [
+        line.strip()
+        for path in tracked(f"roles/{role}/tasks/*.yml", f"roles/{role}/vars/*.yml")
+        for line in path.read_text().splitlines()
+        for name in flags
+        if re.search(rf"\b{name}\b(?! \| bool|: )", line) and not re.match(r"\s*(become|tags):", line)
+    ]
+    assert taken == []
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_roles_inputs_are_specified_and_have_defaults(role: str) -> None:
-    specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]
-    options = {name: option for entry in specs.values() for name, option in entry.get("options", {}).items()}
+    options = options_of(role)
     defaults_file = ROOT / f"roles/{role}/defaults/main.yml"
     defaults = yaml.safe_load(defaults_file.read_text()) if defaults_file.exists() else {}
     required = {name for name, option in options.items() if option.get("required")}
