@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,16 @@ def pre_request(_worker: Any, request: Any) -> None:
         ours = False
     if not ours:
         request.force_close()
+
+
+def worker_exit(_arbiter: Any, _worker: Any) -> None:
+    """Have a worker that is done end at once: Python would look for garbage in the whole app, and a release waits."""
+    gc.freeze()
+
+
+def on_exit(_arbiter: Any) -> None:
+    """As for a worker, after the last of them."""
+    gc.freeze()
 
 
 # Gunicorn's own rule of thumb, (2 x cores) + 1, kept at or below the dozen that its docs call enough.

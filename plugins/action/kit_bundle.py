@@ -10,12 +10,14 @@ An action and not a module: it needs every input of role release_bundle and runs
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import bundle, inputs, inventory_checks, planning, release_archive
+from ansible.errors import AnsibleError
+from kit_control import bundle, host_lock, inputs, inventory_checks, planning, release_archive
 from kit_control.action import KitAction
 from kit_control.context import Stack
 from kit_control.errors import KitError
@@ -23,18 +25,27 @@ from kit_control.rendering import images_of, stack_of
 
 
 class ActionModule(KitAction):
-    """Arguments: ``only_check`` (judge, write nothing), ``deploy`` (a value that is lacking is an error)."""
+    """Arguments: ``only_check`` (judge, write nothing; a session is opened on the host meanwhile), ``deploy`` (a value
+    that is lacking is an error), ``root``, ``python`` (as of kit_engine; for the session)."""
 
     _requires_connection = False
-    _VALID_ARGS = frozenset({"only_check", "deploy"})
+    _VALID_ARGS = frozenset({"only_check", "deploy", "root", "python"})
 
     def work(self) -> dict[str, Any]:
         """Judge and render; see the module's docstring."""
         if not self._task.args.get("only_check", False):
             return self._work()
+        opened: dict[str, Any] = {}
+        given = self._task.args
+
+        def connect() -> None:
+            with suppress(KitError, AnsibleError):
+                opened.update(host_lock.open_session(self, Path(given["root"]), str(given["python"])))
+
         # Judging takes as long as connecting to the host, which is asked next.
-        with self.opening_connection():
-            return self._work()
+        with self.beside(connect):
+            done = self._work()
+        return {**done, "session": opened}
 
     def _work(self) -> dict[str, Any]:
         given = self.inputs()

@@ -72,6 +72,7 @@ class CallbackModule(CallbackBase):
                     filled[name] = variables[name] = templar.template(variables[name])
             manager.set_nonpersistent_facts(host.name, filled)
             self._filled |= {(host.name, name) for name in filled}
+        engine_call.archive_and_sum()
         # What is there by now, a fork's collector passes over: its pages stay the parent's.
         gc.freeze()
         gc.enable()

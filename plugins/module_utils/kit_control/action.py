@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -103,24 +102,22 @@ class KitAction(ActionBase):
         Display().display(f"    [{self.host}] {message}" if self.is_remote else f"    {message}")
 
     @contextmanager
-    def opening_connection(self) -> Iterator[None]:
-        """Have the connection to the task's host opened while other work is done; there, nothing is.
+    def beside(self, work: Callable[[], None]) -> Iterator[None]:
+        """Have something done about the task's host while the block runs, where that is another machine.
 
-        Where that fails or takes long, the next task, which needs it, says why.
+        Where it fails or takes long, the next task, which needs it, says why.
+
+        Args:
+            work: is run in a thread.
         """
-        greeting = Thread(target=self._greet, daemon=True)
+        working = Thread(target=work, daemon=True)
         if self.is_remote:
-            greeting.start()
+            working.start()
         try:
             yield
         finally:
             if self.is_remote:
-                # Two that open one at once would end with two of them.
-                greeting.join(PATIENCE_SECONDS)
-
-    def _greet(self) -> None:
-        with suppress(AnsibleError):
-            self._low_level_execute_command("true", sudoable=False, in_data=b"\n")
+                working.join(PATIENCE_SECONDS)
 
     def work(self) -> dict[str, Any]:
         """Do what the plugin is for.

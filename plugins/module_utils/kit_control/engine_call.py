@@ -15,14 +15,14 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.utils.display import Display
 
-from kit_control import engine_archive, unreachable_host
+from kit_control import engine_archive, host_session, unreachable_host
 from kit_control.action import KitAction
 from kit_control.errors import KitError
 
 # Judged without leaving anything on the host, the engine included.
 _LEAVES_NOTHING = ("image-migrations", "plan", "preflight")
-# What the task that took the host's lock has registered.
-LOCK = "preflight_lock"
+# What the tasks have registered that took the host's lock, and that opened a session there.
+LOCK, CHECKED = "preflight_lock", "release_bundle_checked"
 # Often enough to look live; over SSH a look costs the host a tenth of a second, and short verbs get none.
 LOOK_SECONDS, LOOK_SECONDS_REMOTE = 0.2, 1.5
 # A step that takes longer is shown before it has ended.
@@ -118,8 +118,14 @@ def call(
     """
     archive, checksum = archive_and_sum()
     engine = root / "bin/engine.pyz"
-    if verb not in _LEAVES_NOTHING:
-        words = [*words, *_session(action, root)]
+    held = session(action, root)
+    if verb not in _LEAVES_NOTHING and held.get("token"):
+        words = [*words, "--session", str(held["token"])]
+    # An engine that came with the session is not the host's own, and what is left there needs that.
+    if held and (verb in _LEAVES_NOTHING or not held["brought"]):
+        done = _over(action, held, ["--root", str(root), verb, "--json", *words], stdin or b"")
+        if done:
+            return answer(str(done["stdout"]), str(done["stderr"]), int(done["rc"]))
     progress = f"/tmp/kit-progress-{secrets.token_hex(8)}"  # noqa: S108 - made with noclobber, and a name not to guess
     arguments = [progress, python, str(engine), "--root", str(root), verb, "--json", *words]
     brought = False
@@ -145,11 +151,39 @@ def call(
     return result
 
 
-def _session(action: KitAction, root: Path) -> list[str]:
-    """The words that make a verb a step of the session that holds the host's lock, where one does (host_lock.take)."""
-    held = action.variables.get(LOCK) or {}
+def session(action: KitAction, root: Path) -> dict[str, Any]:
+    """Find the session on a task's host (host_lock.open_session).
+
+    Args:
+        action: the task's action plugin.
+        root: the deploy root.
+
+    Returns:
+        The session, with ``token`` where it holds the lock; empty where there is none.
+    """
     here = str(action._task.delegate_to or action.host) == action.host
-    return ["--session", str(held["token"])] if here and held.get("root") == str(root) else []
+    checked = action.variables.get(CHECKED) or {}
+    held: dict[str, Any] = action.variables.get(LOCK) or checked.get("session") or {}
+    fits = here and action._connection.become is not None and held.get("root") == str(root)
+    return held if fits and "keeper" in held else {}
+
+
+def _over(action: KitAction, held: dict[str, Any], words: list[str], stdin: bytes) -> dict[str, Any] | None:
+    """Run a verb in a session; None where that is gone, and another connection tells why."""
+    lines = _Lines(action)
+    begun = False
+
+    def show(text: str) -> None:
+        nonlocal begun
+        begun = True
+        lines.show(text)
+
+    try:
+        return host_session.run(str(held["keeper"]), words, stdin, show)
+    except host_session.SessionLostError as error:
+        if begun:
+            raise unreachable(action, str(error)) from error
+        return None
 
 
 def run(
@@ -292,6 +326,34 @@ def _shown(
     return done
 
 
+class _Lines:
+    """Shows what a verb tells of itself, a line at a time.
+
+    Args:
+        action: whose verb it is.
+    """
+
+    def __init__(self, action: KitAction) -> None:
+        self._prefix = f"[{action.host}] " if action.is_remote else ""
+        self._begun = ""
+        self._since = 0.0
+
+    def show(self, new: str) -> None:
+        """Take what is new; nothing new has a step that takes long shown before it has ended.
+
+        Args:
+            new: text.
+        """
+        if new:
+            *whole, self._begun = (self._begun + new).split("\n")
+            self._since = time.monotonic()
+            for line in whole:
+                Display().display(f"    {self._prefix}{line.rstrip()}")
+        elif self._begun and self._since and time.monotonic() - self._since > PATIENCE_SECONDS:
+            Display().display(f"    {self._prefix}{self._begun.rstrip()} (running)")
+            self._since = 0.0
+
+
 class _Shown:
     """Shows what is appended to a file on the host, until it is closed."""
 
@@ -299,10 +361,8 @@ class _Shown:
         self._action = action
         self._path = path
         self._remote = action.is_remote
-        self._prefix = f"[{action.host}] " if self._remote else ""
+        self._lines = _Lines(action)
         self._seen = 0
-        self._begun = ""
-        self._since = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -338,12 +398,5 @@ class _Shown:
             return ""
 
     def _show(self, new: str) -> None:
-        if new:
-            self._seen += len(new)
-            *whole, self._begun = (self._begun + new).split("\n")
-            self._since = time.monotonic()
-            for line in whole:
-                Display().display(f"    {self._prefix}{line.rstrip()}")
-        elif self._begun and self._since and time.monotonic() - self._since > PATIENCE_SECONDS:
-            Display().display(f"    {self._prefix}{self._begun.rstrip()} (running)")
-            self._since = 0.0
+        self._seen += len(new)
+        self._lines.show(new)

@@ -1,4 +1,4 @@
-"""Have a host to ourselves from before the first change to the end of a deploy, and let it go."""
+"""Open a session on a host, have the host to ourselves from before the first change to the end, and let it go."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import json
 import os
 import platform
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
-from kit_control import engine_call, lock_keeper
+from kit_control import engine_call, host_session, lock_keeper
 from kit_control.action import KitAction
 from kit_control.errors import KitError
 
 _PACKAGES = Path(__file__).resolve().parents[1]
 _SSH_FAILED = 255
-# Of the host's answer to the end of a session.
-_FREE_SECONDS = lock_keeper.PATIENCE_SECONDS + 5
 # The engine that stands there, else one for this call alone: before the lock is had, nothing of the host's is changed.
 _SESSION = (
     """sum=$1; size=$2; python=$3; engine=$4; shift 4
@@ -48,26 +46,23 @@ with open(sys.argv[1], "wb") as file:
 )
 
 
-def take(action: KitAction, root: Path, python: str, command: str, wait: float) -> dict[str, Any]:
-    """Take the lock of the task's host, and leave a process that keeps it while ansible-playbook runs.
+def open_session(action: KitAction, root: Path, python: str) -> dict[str, Any]:
+    """Open a session on the task's host, and leave a process that keeps it while ansible-playbook runs.
 
     Args:
         action: the action plugin that calls; a connection like its own is used.
         root: the deploy root there.
         python: the host's Python.
-        command: what was typed, for those who are refused meanwhile.
-        wait: seconds to wait for another holder.
 
     Returns:
-        The task's result: ``token`` for the steps, ``keeper`` to let it go, ``root``; a failure names the holder.
+        ``keeper``, ``root`` and ``brought`` (it runs from an engine that came with it, and is not the host's own).
 
     Raises:
         KitError: the host cannot be reached, may not be administered, or has no fitting Python.
     """
     archive, checksum = engine_call.archive_and_sum()
-    asked = {"who": who(), "command": command, "wait": wait}
     words = [checksum, str(len(archive)), python, str(root / "bin/engine.pyz")]
-    words += ["--root", str(root), "session", "--json", "--request", json.dumps(asked)]
+    words += ["--root", str(root), "session", "--json", "--request", json.dumps({"who": who()})]
     argv, password = _command(action, shlex.join(["sh", "-c", _SESSION, "kit", *words]))
     # A task is a fork of ansible-playbook.
     given = {"command": argv, "password": password, "run": os.getppid()}
@@ -85,16 +80,53 @@ def take(action: KitAction, root: Path, python: str, command: str, wait: float) 
         to_keeper.flush()
         for line in lines:
             told = json.loads(line)
+            if "ended" in told:
+                raise _not_started(action, python, int(told["ended"]), str(told["said"]))
+            if "ready" in told:
+                to_keeper.write(f"{lock_keeper.KEEP}\n".encode())
+                return {"keeper": told["keeper"], "brought": told["brought"], "root": str(root)}
+    raise _not_started(action, python, 1, "")
+
+
+def take(action: KitAction, root: Path, python: str, command: str, wait: float) -> dict[str, Any]:
+    """Take the lock of the task's host.
+
+    Args:
+        action: the action plugin that calls.
+        root: the deploy root there.
+        python: the host's Python.
+        command: what was typed, for those who are refused meanwhile.
+        wait: seconds to wait for another holder.
+
+    Returns:
+        The task's result: a session, as of :func:`open_session`, with ``token`` for the steps; a failure names the
+        holder.
+
+    Raises:
+        KitError: the host cannot be reached, may not be administered, or has no fitting Python.
+    """
+    order = {"lock": True, "command": command, "wait": wait}
+    opened = engine_call.session(action, root)
+    if opened:
+        # Lost since it was opened: another is.
+        with suppress(host_session.SessionLostError):
+            return _locked(action, opened, order)
+    try:
+        return _locked(action, open_session(action, root, python), order)
+    except host_session.SessionLostError as error:
+        raise engine_call.unreachable(action, str(error)) from error
+
+
+def _locked(action: KitAction, held: dict[str, Any], order: Mapping[str, Any]) -> dict[str, Any]:
+    with host_session.asked(str(held["keeper"]), order) as answers:
+        for told in answers:
             if "waiting" in told:
                 action.say(str(told["waiting"]))
-            elif "ended" in told:
-                return _not_started(action, python, int(told["ended"]), str(told["said"]))
-            elif told["ok"]:
-                to_keeper.write(f"{lock_keeper.KEEP}\n".encode())
-                return {"changed": False, "token": told["token"], "keeper": told["keeper"], "root": str(root)}
+            elif told.get("ok"):
+                return {"changed": False, **held, "token": told["token"]}
             else:
-                return engine_call.answer(line.decode(), "", 1)
-    return _not_started(action, python, 1, "")
+                return engine_call.answer(json.dumps(told), "", 1)
+    raise host_session.SessionLostError("it said nothing more")
 
 
 def free(action: KitAction, held: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,15 +139,12 @@ def free(action: KitAction, held: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         The task's result; a warning where the lock was lost meanwhile.
     """
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as keeper:
-            keeper.settimeout(_FREE_SECONDS)
-            keeper.connect(str(held["keeper"]))
-            keeper.sendall(lock_keeper.FREE)
-            if keeper.recv(len(lock_keeper.FREED)) == lock_keeper.FREED:
-                return {"changed": False}
-    except OSError:
-        pass
+    with (
+        suppress(host_session.SessionLostError),
+        host_session.asked(str(held["keeper"]), {"free": True}) as answers,
+    ):
+        if any("freed" in told for told in answers):
+            return {"changed": False}
     text = f"The connection that held the lock of {action.host} was lost before the end; every step had ended by then."
     return {"changed": False, "warnings": [text]}
 
@@ -152,8 +181,8 @@ def _command(action: KitAction, command: str) -> tuple[list[str], str]:
     return [program, "-o", "BatchMode=yes", *own, *built[built.index(program) + 1 :]], password
 
 
-def _not_started(action: KitAction, python: str, code: int, said: str) -> dict[str, Any]:
+def _not_started(action: KitAction, python: str, code: int, said: str) -> KitError:
     if code == _SSH_FAILED and action.is_remote:
-        raise engine_call.unreachable(action, said)
+        return engine_call.unreachable(action, said)
     engine_call.demand(action, python, {"rc": code or 1, "stdout": "", "stderr": said})
-    raise KitError("engine", f"The lock of {action.host} could not be asked for.", "repeat the command")
+    return KitError("engine", f"No session could be opened on {action.host}.", "repeat the command")

@@ -1,7 +1,8 @@
-"""Holds one host's lock for a deploy, in a process of its own that host_lock starts.
+"""Keeps one host's session for a deploy, in a process of its own that host_lock starts.
 
-Tasks are forks that end; this stays beside ansible-playbook and keeps the engine's session on the host going. When
-ansible-playbook is gone, whatever ended it, so is the session: only a deploy that went to its end says so before.
+Tasks are forks that end; this stays beside ansible-playbook, hands on what they ask of the host, and keeps the session
+there going. When ansible-playbook is gone, whatever ended it, so is the session: only a deploy that went to its end
+says so before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
+from kit_engine import session as engine_session
 from kit_engine import signals
 
 from kit_control import engine_archive
@@ -28,10 +30,10 @@ HEARTBEAT_SECONDS = 2.0
 LOOK_SECONDS = 0.5
 # A host that is told to end its session has done so within moments; where the node is lost, a step may take longer.
 PATIENCE_SECONDS = 10.0
-# The session's own word for the end (kit_engine.session), and what starts the archive where a host lacks the engine.
-END = START = b"\0"
+# What starts the archive where a host lacks the engine.
+START = b"\0"
 SEND_ENGINE = "engine"
-FREE, KEEP, FREED = b"free", "keep", b"freed"
+KEEP = "keep"
 
 
 def main() -> int:
@@ -41,16 +43,14 @@ def main() -> int:
         session = subprocess.Popen(  # noqa: S603 - the command that Ansible's own connection uses
             given["command"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0
         )
-        keeper = Keeper(session, int(given["run"]))
+        keeper = Keeper(session, errors, int(given["run"]))
         try:
             if given["password"]:
                 keeper.send(f"{given['password']}\n".encode())
-            if keeper.taken():
+            if keeper.opened():
                 keeper.keep()
             elif session.poll() is not None:
-                errors.seek(0)
-                said = errors.read().decode(errors="replace")
-                _tell({"ended": session.returncode, "said": said})
+                _tell({"ended": session.returncode, "said": keeper.said()})
         except BrokenPipeError:
             # The task that asked is gone.
             pass
@@ -64,14 +64,19 @@ class Keeper:
 
     Args:
         session: its process.
+        errors: what that wrote to standard error.
         run: process id of ansible-playbook.
     """
 
-    def __init__(self, session: subprocess.Popen[bytes], run: int) -> None:
-        self._session, self._run = session, run
+    def __init__(self, session: subprocess.Popen[bytes], errors: IO[bytes], run: int) -> None:
+        self._session, self._errors, self._run = session, errors, run
         self._out = cast("IO[bytes]", session.stdout)
         self._beaten = time.monotonic()
         self._folder: Path | None = None
+        # Whether the session runs from an engine that was sent for it alone.
+        self._brought = False
+        # The task that waits for what the session tells.
+        self._asking: socket.socket | None = None
         self._watch: int | None = None
         try:
             self._watch = os.pidfd_open(run)
@@ -79,8 +84,8 @@ class Keeper:
             # Not on this system, or it is gone already.
             self._watch = None
 
-    def taken(self) -> bool:
-        """Go on until the host's lock is had, and tell the task; False where it is not to be had."""
+    def opened(self) -> bool:
+        """Go on until the session is there, and tell the task; False where it is not to be had."""
         rest = b""
         while True:
             ready = self._look([self._out, sys.stdin])
@@ -98,27 +103,59 @@ class Keeper:
                     return True
 
     def keep(self) -> None:
-        """Hold the lock until the deploy ends, one way or the other."""
-        listening = self._listening
+        """Hand on orders and answers until the deploy ends, one way or the other."""
         # The task waits for nothing more.
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1):
             os.dup2(null, number)
         while True:
-            ready = self._look([self._out, listening])
+            ready = self._look([self._out, self._listening])
             if ready is None:
                 return
-            if self._out in ready and not os.read(self._out.fileno(), 65536):
+            if self._out in ready:
+                told = os.read(self._out.fileno(), 1 << 20)
+                if not told:
+                    self._session.wait(PATIENCE_SECONDS)
+                    self._answer(json.dumps({"lost": self.said()}).encode() + b"\n")
+                    return
+                self._answer(told)
+            if self._listening in ready and self._take_order():
                 return
-            if listening in ready:
-                connection, _ = listening.accept()
-                with connection, suppress(OSError):
-                    connection.settimeout(PATIENCE_SECONDS)
-                    if connection.recv(len(FREE)) == FREE:
-                        self.send(END)
-                        self.close()
-                        connection.sendall(FREED)
-                        return
+
+    def said(self) -> str:
+        """Give what the session's connection complained of."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
+
+    def _take_order(self) -> bool:
+        """Take a task's order; tells whether it was the last."""
+        connection, _ = self._listening.accept()
+        connection.settimeout(PATIENCE_SECONDS)
+        try:
+            with cast("IO[bytes]", connection.makefile("rb")) as given:
+                line = given.readline()
+                order = json.loads(line)
+                content = given.read(int(order["size"]))
+        except (OSError, ValueError, KeyError):
+            # The task has ended in the middle of it.
+            connection.close()
+            return False
+        if self._asking:
+            self._asking.close()
+        self._asking = connection
+        if "free" in order:
+            self.send(engine_session.END)
+            self.close()
+            self._answer(b'{"freed": true}\n')
+            return True
+        self.send(engine_session.ORDER + line + content)
+        return False
+
+    def _answer(self, told: bytes) -> None:
+        """Give a task what the session tells; one that has ended misses it."""
+        if self._asking:
+            with suppress(OSError):
+                self._asking.sendall(told)
 
     def send(self, content: bytes) -> None:
         """Write to the session; one that is gone is noticed by what it says no more."""
@@ -151,8 +188,9 @@ class Keeper:
         return ready
 
     def _heard(self, line: str) -> bool:
-        """Take one line of the host's; True when the lock is had."""
+        """Take one line of the host's; True when the session is there."""
         if line == SEND_ENGINE:
+            self._brought = True
             self.send(START + engine_archive.build())
             return False
         try:
@@ -162,16 +200,16 @@ class Keeper:
             return False
         if not isinstance(told, dict):
             return False
-        if told.get("ok") is True:
+        if "ready" in told:
             self._folder = Path(tempfile.mkdtemp(prefix="kit-lock-"))
             path = self._folder / "keeper"
             self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._listening.bind(str(path))
             self._listening.listen()
-            told["keeper"] = str(path)
+            told.update(keeper=str(path), brought=self._brought)
         _tell(told)
         # Only now may the task end without ending this.
-        return told.get("ok") is True and KEEP in sys.stdin.readline()
+        return "ready" in told and KEEP in sys.stdin.readline()
 
 
 def _tell(told: dict[str, Any]) -> None:
