@@ -33,7 +33,7 @@ STORIES = (
     ("integration/test_backup_faults.py", "integration/test_backup_keeping.py"),
     ("e2e/test_disaster.py",),
     ("e2e/test_prod_days.py",),
-    ("integration/test_release_outcomes.py",),
+    ("integration/test_release_outcomes.py", "integration/test_release_commands.py"),
     ("integration/test_engine_local.py",),
     ("integration/test_engine_faults.py", "integration/test_local_guestbook.py"),
     ("integration/test_smoke.py", "integration/test_certificates.py"),

@@ -107,20 +107,33 @@ def demand(
     return done
 
 
+def begin(argv: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a program that others do not wait for.
+
+    Args:
+        argv: program and arguments; never a secret. Its output is lost, its errors are kept: a few lines at most.
+        env: variables on top of our own.
+
+    Returns:
+        The program.
+    """
+    return subprocess.Popen(  # noqa: S603 - an argument list of our own, no shell
+        list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**os.environ, **(env or {})}, pass_fds=lock.inherited(), start_new_session=signals.deferring(),
+    )  # fmt: skip
+
+
 @contextmanager
 def begun(argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program beside the block; it is ended with a block that fails.
 
     Args:
-        argv: program and arguments; never a secret. What it says is lost.
+        argv: as :func:`begin` takes it.
 
     Returns:
         The program.
     """
-    with subprocess.Popen(  # noqa: S603 - an argument list of our own, no shell
-        list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        pass_fds=lock.inherited(), start_new_session=signals.deferring(),
-    ) as running:  # fmt: skip
+    with begin(argv) as running:
         try:
             yield running
         except BaseException:

@@ -58,6 +58,11 @@ class Container:
         return self.state == "running"
 
     @property
+    def created(self) -> bool:
+        """Whether it is there, and was never started."""
+        return self.state == "created"
+
+    @property
     def well(self) -> bool:
         """Whether it runs and, where it has a health check, passes it."""
         return self.running and self.health in ("", "healthy")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from kit_engine import command, masking, release_commands, releases
+from kit_engine import command, masking, one_off, releases
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.pending import DEPLOY
@@ -79,7 +79,7 @@ def _problem(docker: Docker, moment: str, number: int, hook: Hook, text: str) ->
     """Run one; what went wrong, or nothing."""
     name = f"Hook {moment}[{number}] `{command.readable(hook.command)}`"
     try:
-        done = release_commands.one_off(docker, hook.command, stdin=text, limit=hook.timeout_seconds)
+        done = one_off.run(docker, hook.command, stdin=text, limit=hook.timeout_seconds)
     except EngineError as error:
         if error.code == "timeout":
             return f"{name} was given {hook.timeout_seconds} s and has not ended; it was stopped."

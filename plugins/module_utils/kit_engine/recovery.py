@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Optional
 
-from kit_engine import pending, release, releases, restore_media, rollout
+from kit_engine import one_off, pending, release, releases, restore_media, rollout
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -41,6 +41,8 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
     report = report or Report("recover", as_json=False, stream=StringIO())
     apart = report.apart("recover")
     report.say(f"    the {found.kind} of release {found.id} was cut off; the host is made whole first")
+    # First: what a killed client left goes on, a migration above all.
+    one_off.remove_left(docker_of(root, found.id))
     switched = releases.current(root) == found.id
     if found.kind == RESTORE:
         # One database bears the name, the old one or the restored; the media files follow it.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Optional
 
 from kit_engine import (
     admin,
@@ -12,6 +14,7 @@ from kit_engine import (
     database_password,
     edge,
     hooks,
+    one_off,
     preflight,
     prepare,
     readiness,
@@ -26,6 +29,7 @@ from kit_engine.stack import EDGE, AppFiles
 
 # As `up` goes through them; the plural "services" of a step are named in the result.
 STEPS = ("check", "database", "migrate", "start", "ready")
+AFTER_MENDING = "    (after mending what is named above)"
 
 
 @dataclass
@@ -126,7 +130,7 @@ def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
         for service in stack.app_services[1:]:
             readiness.wait_healthy(docker, service, restarts)
         if commands.ran:
-            release_commands.remember(docker, wanted[stack.web])
+            release_commands.remember(docker, docker.running(stack.web), wanted[stack.web])
         changes.admin = admin.ensure(docker, bool(changes.migrations))
         after = docker.containers()
         current.remember(docker, after, wanted)
@@ -134,19 +138,21 @@ def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
     return changes
 
 
-def publish_static(docker: Docker, files: AppFiles) -> None:
+def publish_static(docker: Docker, files: AppFiles, execute: Optional[one_off.Execute] = None) -> None:
     """Bring the release's static files to their volume, before anything of it serves.
 
     Args:
         docker: the stack's containers.
         files: from where to where; without a source the project's build commands collect them from its mounted source.
+        execute: runs each command, in a container of the release; default: in a container of its own.
 
     Raises:
         EngineError: a command failed, such as for want of space.
     """
     copy = ("python", "/opt/kit/publish_static.py", files.static_source or "", files.static_root)
+    execute = execute or partial(one_off.run, docker)
     for words in (copy,) if files.static_source else files.build_commands:
-        done = release_commands.one_off(docker, words)
+        done = execute(words)
         if done.code:
             raise EngineError(
                 "static",
@@ -192,7 +198,27 @@ def start(docker: Docker, services: tuple[str, ...], *flags: str) -> None:
     if not services:
         return
     words = ("up", "--detach", "--no-build", "--pull", "never", "--quiet-pull", *flags, *services)
-    docker.compose(*words, code="start", remedy=docker.stack.make("deploy") + "    (after mending what is named above)")
+    docker.compose(*words, code="start", remedy=docker.stack.make("deploy") + AFTER_MENDING)
+
+
+def start_created(docker: Docker, containers: list[Container]) -> None:
+    """Start those of some containers that were created and never started, all at once.
+
+    Args:
+        docker: the stack's containers.
+        containers: which.
+
+    Raises:
+        EngineError: the engine refused.
+    """
+
+    def begin(item: Container) -> None:
+        limit, remedy = docker.stack.limits.command_timeout_seconds, docker.stack.make("deploy") + AFTER_MENDING
+        command.demand(["docker", "start", item.name], code="start", remedy=remedy, limit=limit)
+
+    created = [item for item in containers if item.created]
+    with ThreadPoolExecutor(max_workers=max(1, len(created))) as at_once:
+        list(at_once.map(begin, created))
 
 
 def remake(docker: Docker, containers: list[Container], services: tuple[str, ...], anew: set[str]) -> None:

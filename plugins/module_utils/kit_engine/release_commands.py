@@ -7,10 +7,10 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Optional
 
-from kit_engine import command, database
+from kit_engine import command, database, one_off
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.stack import Source
@@ -52,30 +52,39 @@ def run_if_needed(
         return Outcome(False, [])
     before()
     applied: list[str] = []
-    run(docker, applied, in_place=bool(current_web))
+    if current_web:
+        run_in_place(docker, applied)
+    else:
+        run(docker, applied, partial(one_off.run, docker))
     return Outcome(True, applied)
 
 
-def remember(docker: Docker, configuration: str) -> None:
+def remember(docker: Docker, web: Container, configuration: str) -> None:
     """Note for which release and database the commands ran.
 
     Args:
-        docker: the stack's containers; web and database run.
+        docker: the stack's containers; the database runs.
+        web: a container of the release's web.
         configuration: fingerprint of web's configuration.
     """
     record = docker.stack.root / RECORD
-    done = {"done_for": _fingerprint(docker, docker.running(docker.stack.web), configuration)}
+    done = {"done_for": _fingerprint(docker, web, configuration)}
     if _recorded(record) != done["done_for"]:
         record.write_text(json.dumps(done) + "\n", encoding="utf-8")
 
 
-def run(docker: Docker, applied: list[str], *, in_place: bool) -> None:
+def run_in_place(docker: Docker, applied: list[str]) -> None:
+    """Run the release commands inside the running web container; otherwise as :func:`run`."""
+    run(docker, applied, lambda words: docker.execute(docker.running(docker.stack.web), words))
+
+
+def run(docker: Docker, applied: list[str], execute: one_off.Execute) -> None:
     """Run the release commands.
 
     Args:
         docker: the stack's containers; the database runs.
         applied: takes the migrations that were applied, also where a command failed.
-        in_place: inside the running web container; else in a container of their own.
+        execute: runs each of them, in a container of the release.
 
     Raises:
         EngineError: a command failed; with the end of what it said, and what was applied before.
@@ -83,7 +92,7 @@ def run(docker: Docker, applied: list[str], *, in_place: bool) -> None:
     stack = docker.stack
     before = set(database.migrations(docker))
     for words in stack.release_commands:
-        done = docker.execute(docker.running(stack.web), words) if in_place else one_off(docker, words)
+        done = execute(words)
         if done.code:
             if "password authentication failed" in done.out + done.err:
                 raise EngineError(
@@ -102,38 +111,6 @@ def run(docker: Docker, applied: list[str], *, in_place: bool) -> None:
                 f"mend the project, then: {stack.make('deploy')}",
             )
     applied += [name for name in database.migrations(docker) if name not in before]
-
-
-def one_off(
-    docker: Docker, words: tuple[str, ...], *, stdin: Optional[str] = None, limit: Optional[float] = None
-) -> command.Done:
-    """Run a command in a new container of the app's image, and remove that container whatever happens.
-
-    Args:
-        docker: the stack's containers.
-        words: the command.
-        stdin: text for its standard input.
-        limit: seconds, the container's start included; default is the stack's ``command_timeout_seconds``.
-
-    Returns:
-        Exit code and output.
-
-    Raises:
-        EngineError: it took too long.
-    """
-    stack = docker.stack
-    name = f"{stack.project}-release-{os.getpid()}"
-    try:
-        return command.run(
-            docker.compose_command("run", "--rm", "--no-deps", "--no-TTY", "--name", name, stack.web, *words),
-            limit=stack.limits.command_timeout_seconds if limit is None else limit,
-            stdin=stdin,
-            env=docker.env,
-        )
-    except BaseException:
-        # The client is gone, its container is not.
-        command.run(["docker", "rm", "--force", name])
-        raise
 
 
 def _recorded(record: Path) -> str:

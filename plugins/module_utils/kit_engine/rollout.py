@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
@@ -28,6 +28,7 @@ from kit_engine import (
     database_password,
     edge,
     hooks,
+    one_off,
     preflight,
     prepare,
     readiness,
@@ -102,7 +103,9 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
         EngineError: a step failed; :func:`give_up` removes what it left.
     """
     stack = docker.stack
-    with report.step("check"):
+    with report.step("check"), ThreadPoolExecutor(1) as aside:
+        # Compose reads its file for a while; where it cannot, that is told when its answer is needed.
+        aside.submit(lambda: docker.configuration)
         before = preflight.check(docker)
         prepare.folders(stack)
         # A rollback leaves what the app stands on as it is.
@@ -112,26 +115,38 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
         edge.stage(docker, nginx)
     with report.step("database"):
         done.gaps = _backing(docker, before, anew)
+    with one_off.waiting(docker) if wanted.commands else nullcontext() as apart:
+        _until_healthy(docker, report, apart, done)
+
+
+def _until_healthy(docker: Docker, report: Report, apart: Optional[one_off.Waiting], done: Prepared) -> None:
+    """Bring up a release's web beside the one that serves; its own commands run apart, where it has any to run."""
+    stack = docker.stack
     if "backup" in report.names:
         with report.step("backup"):
             hooks.demand(docker, hooks.BEFORE_BACKUP)
             done.backup = backup.create(docker, report, kind=backup.RELEASE).as_record()
             backup_prune.prune(docker.stack, report)
-    if "migrate" in report.names:
-        with report.step("migrate"):
+    if apart:
+        with report.step("migrate"), ThreadPoolExecutor(1) as aside:
             hooks.demand(docker, hooks.BEFORE_MIGRATE)
             if stack.workers_stop_first:
                 stop(docker, [item for item in docker.containers() if item.service in stack.workers])
-            release_commands.run(docker, done.migrations, in_place=False)
+            created = aside.submit(_create_web, docker, "--no-start")
+            release_commands.run(docker, done.migrations, apart.execute)
+            created.result()
     with report.step("start"), ThreadPoolExecutor(1) as aside:
-        # Both before the switch; each takes a second, most of it Docker's.
-        files = stack.app_files if wanted.commands else None
-        published = aside.submit(release.publish_static, docker, files) if files else None
+        # Both before the switch; most of their time is Docker's.
+        files = stack.app_files if apart else None
+        published = aside.submit(release.publish_static, docker, files, apart.execute) if files and apart else None
         _start_web(docker)
         if published:
             published.result()
-    with report.step("healthy"):
+    with report.step("healthy"), ThreadPoolExecutor(1) as aside:
+        removed = aside.submit(apart.remove) if apart else None
         wait_for_web(docker)
+        if removed:
+            removed.result()
 
 
 def switch(docker: Docker, report: Report, *, publish: bool = False) -> None:
@@ -165,10 +180,11 @@ def switch(docker: Docker, report: Report, *, publish: bool = False) -> None:
                 readiness.wait_healthy(docker, service, {})
             prepare.secrets(docker)
             wanted = current.fingerprints(docker)
+            web = next(item for item in docker.of(stack.web) if item.release == stack.release)
+            release_commands.remember(docker, web, wanted[stack.web])
             # What is noted is of the containers that stay.
             gone()
             _drop_sockets(docker)
-            release_commands.remember(docker, wanted[stack.web])
             current.remember(docker, docker.containers(), wanted)
 
 
@@ -314,14 +330,21 @@ def sockets(docker: Docker) -> list[Path]:
 def _start_web(docker: Docker) -> None:
     """Start as many web containers of a release as are lacking, and leave all others alone."""
     stack = docker.stack
+    _create_web(docker)
+    release.start_created(docker, [item for item in docker.of(stack.web) if item.release == stack.release])
+
+
+def _create_web(docker: Docker, *flags: str) -> None:
+    """Create as many web containers of a release as are lacking; Compose starts what it creates unless told not to."""
+    stack = docker.stack
     there = docker.of(stack.web)
-    ended = [item for item in there if item.release == stack.release and not item.running]
+    ended = [item for item in there if item.release == stack.release and not (item.running or item.created)]
     _remove(docker, ended, seconds=0)
     kept = [item for item in there if item not in ended]
     lacking = len(sockets(docker)) - sum(item.release == stack.release for item in kept)
     if lacking > 0:
         scale = f"{stack.web}={len(kept) + lacking}"
-        release.start(docker, (stack.web,), "--no-deps", "--no-recreate", "--scale", scale)
+        release.start(docker, (stack.web,), "--no-deps", "--no-recreate", "--scale", scale, *flags)
 
 
 def restarts(docker: Docker, before: Sequence[Container]) -> set[str]:
@@ -430,8 +453,7 @@ def _leaving(docker: Docker, containers: Sequence[Container]) -> Iterator[Callab
             for client in clients:
                 with suppress(subprocess.TimeoutExpired):
                     client.wait(limit)
-            for item in containers:
-                command.run(["docker", "rm", "--force", item.id])
+            _drop(containers)
 
         yield gone
 
@@ -447,5 +469,9 @@ def _remove(docker: Docker, containers: Sequence[Container], seconds: Optional[i
     if not containers:
         return
     stop(docker, containers, seconds)
-    for item in containers:
-        command.run(["docker", "rm", "--force", item.id])
+    _drop(containers)
+
+
+def _drop(containers: Sequence[Container]) -> None:
+    if containers:
+        command.run(["docker", "rm", "--force", *(item.id for item in containers)])

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from kit_engine import command, lock, signals
+from kit_engine import command
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.stack import Database
@@ -148,10 +148,7 @@ def server_like(docker: Docker, server: Container, wanted: Database, size: int) 
         *("--env", f"PGDATA={_DATA}/data", "--env", f"PGHOST={_SOCKETS}", "--entrypoint", "sh", server.image),
         *("-c", _START, "sh", wanted.user, *(word for one in _CARELESS for word in ("-c", one))),
     ]  # fmt: skip
-    with subprocess.Popen(  # noqa: S603 - an argument list of our own, no shell
-        run, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        pass_fds=lock.inherited(), start_new_session=signals.deferring(),
-    ) as starting:  # fmt: skip
+    with command.begin(run) as starting:
         made = Server(docker, wanted.user, starting)
         try:
             yield made

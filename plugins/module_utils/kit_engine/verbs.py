@@ -99,7 +99,7 @@ def stop_app(docker: Docker) -> None:
 def migrate(docker: Docker, arguments: argparse.Namespace) -> None:
     """Run the release commands in the running web container."""
     applied: list[str] = []
-    release_commands.run(docker, applied, in_place=True)
+    release_commands.run_in_place(docker, applied)
     text = f"Applied: {', '.join(applied)}" if applied else "Nothing to migrate."
     arguments.report.done({"changed": bool(applied), "migrations": applied}, text)
 
