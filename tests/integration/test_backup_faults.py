@@ -31,6 +31,14 @@ from support.host_releases import HostReleases
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
+def demand_no_session(host: HostReleases) -> None:
+    """Nothing of a backup that has failed goes on inside the server either."""
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'kit_backup'"
+    end = time.monotonic() + 10
+    while sql(host, sessions) != "0":
+        assert time.monotonic() < end
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("victim", ["pg_dump", "engine"])
 def test_a_backup_that_is_killed_leaves_none(host: HostReleases, victim: str, number: signal.Signals) -> None:
@@ -55,13 +63,46 @@ def test_a_backup_that_is_killed_leaves_none(host: HostReleases, victim: str, nu
         assert json.loads(out.splitlines()[-1])["code"] == "backup"
     if (victim, number) != ("engine", signal.SIGKILL):
         assert names(host) == before
-        # Nothing of it goes on inside the server either.
-        sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'kit_backup'"
-        end = time.monotonic() + 10
-        while sql(host, sessions) != "0":
-            assert time.monotonic() < end
+        demand_no_session(host)
     # And the next one clears away what there is.
     given = backed_up(host, "--level", "checksum")
+    assert names(host) == before | {given}
+
+
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    [("reader", signal.SIGKILL), ("engine", signal.SIGTERM), ("engine", signal.SIGKILL)],
+)
+def test_a_backup_that_is_killed_while_media_are_copied_leaves_none(
+    host: HostReleases, victim: str, number: signal.Signals
+) -> None:
+    """The dump goes on beside the copy, and ends with it."""
+    fill(host, 400_000)
+    media(host, "sh", "-c", "head -c 400000000 /dev/urandom > big.bin")
+    before = {name for name in names(host) if not name.startswith(backup.UNFINISHED)}
+    try:
+        running = host.started("backup", "--json", "--level", "checksum")
+        while not list((host.root / FOLDER).glob(f"{backup.UNFINISHED}*/.media")):
+            assert running.poll() is None
+        if victim == "engine":
+            os.killpg(running.pid, number)
+        else:
+            (reader,) = throw_aways(host)
+            docker("kill", reader)
+        out, err = running.communicate(timeout=60)
+    finally:
+        media(host, "rm", "big.bin")
+    assert running.returncode != 0, err
+    if victim != "engine":
+        told = json.loads(out.splitlines()[-1])
+        assert told["code"] == "backup"
+        assert "cannot be read whole" in told["problem"]
+    if (victim, number) != ("engine", signal.SIGKILL):
+        assert names(host) == before
+        assert throw_aways(host) == []
+        demand_no_session(host)
+    given = backed_up(host, "--level", "checksum")
+    assert throw_aways(host) == []
     assert names(host) == before | {given}
 
 

@@ -15,6 +15,7 @@ from calendar import timegm
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -23,6 +24,7 @@ from kit_engine import (
     backup_dump,
     backup_media,
     backup_role,
+    beside,
     database,
     disk,
     releases,
@@ -276,28 +278,50 @@ def _dump(docker: Docker, report: Report, server: Container, wanted: Database, n
     """Write all files but the manifest; gives what that says of them."""
     stack = docker.stack
     before = newest(stack.root)
-    backup_role.ensure(docker, server, wanted)
-    with backup_dump.snapshot(docker, server, wanted) as moment:
-        # As small beside the database as the last one was; the first is smaller than the database.
-        last = before["bytes"] * size // max(1, before.get("database_bytes", size)) if before else size
-        progress = streams.Progress(report, "dumped", last, about=True)
-        client = backup_dump.dump(docker, server, wanted, moment, new / DUMP, progress)
-    backup_dump.dump_globals(docker, server, wanted, new / ROLES)
-    _pack_configuration(stack, new / CONFIGURATION)
-    media = None
-    if stack.app_files and stack.app_files.media_volume and docker.has_volume(stack.app_files.media_volume):
-        media = backup_media.copy(
-            docker, stack.app_files.media_volume, new, _earlier_media(stack.root),
-            streams.Progress(report, "media copied"), lambda wanted: _demand_room(docker.stack, {new: wanted}),
-        )  # fmt: skip
-    written = [new / name for name in (DUMP, ROLES, CONFIGURATION, MEDIA_LIST) if (new / name).is_file()]
-    files = {path.name: {"bytes": streams.size_of(path), "sha256": verification.sha256(path)} for path in written}
+    # As small beside the database as the last one was; the first is smaller than the database.
+    last = before["bytes"] * size // max(1, before.get("database_bytes", size)) if before else size
+    dump = new / DUMP
+    # Compressing takes one processor nearly all the time; the media files are copied meanwhile.
+    with beside.begun(partial(_media, docker, report, new, min(last, size) if before else 0)) as copied:
+        # The moment is let go when it is dumped: it keeps the server from clearing up, and media files may take hours.
+        with (
+            beside.begun(lambda _: backup_dump.client_of(docker, server, wanted)) as asked,
+            backup_dump.snapshot(docker, server, wanted) as moment,
+        ):
+            client = asked.result()
+            with beside.begun(partial(_small_files, docker, server, wanted, new)):
+                progress = streams.Progress(report, "dumped", last, about=True)
+                digest = backup_dump.dump(docker, server, wanted, moment, client, dump, progress, copied.demand_well)
+        media = copied.result()
+    written = [new / name for name in (ROLES, CONFIGURATION, MEDIA_LIST) if (new / name).is_file()]
+    files = {DUMP: {"bytes": streams.size_of(dump), "sha256": digest}}
+    files.update({one.name: {"bytes": streams.size_of(one), "sha256": verification.sha256(one)} for one in written})
     return {
         "made": round(time.time(), 3), "project": stack.project, "env": stack.env, "release": stack.release,
         "database": wanted.name, "server": moment.server, "client": client.version, **files[DUMP],
         "database_bytes": size, "compression": client.compression, "files": files, "rows": moment.rows,
         "media": asdict(media) if media else None,
     }  # fmt: skip
+
+
+def _media(docker: Docker, report: Report, new: Path, dump: int, ending: beside.Ending) -> Optional[backup_media.Media]:
+    """Copy the media files, and leave room for the dump, which will have so many bytes; None where there are none."""
+    stack = docker.stack
+    volume = stack.app_files.media_volume if stack.app_files else ""
+    if not volume or not docker.has_volume(volume):
+        return None
+
+    def room_for(size: int) -> None:
+        _demand_room(stack, {new: size + max(0, dump - streams.size_of(new / DUMP))})
+
+    progress = streams.Progress(report, "media copied")
+    return backup_media.copy(docker, volume, new, _earlier_media(stack.root), progress, room_for, ending)
+
+
+def _small_files(docker: Docker, server: Container, wanted: Database, new: Path, ending: beside.Ending) -> None:
+    """Write roles and configuration."""
+    backup_dump.dump_globals(docker, server, wanted, new / ROLES, ending.demand_none)
+    _pack_configuration(docker.stack, new / CONFIGURATION)
 
 
 def _earlier_media(root: Path) -> Optional[Path]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +42,7 @@ SELECT format('SELECT json_build_array(%L, (SELECT count(*) FROM ONLY %I.%I))',
 _BEGIN = """
 SET idle_in_transaction_session_timeout = 0;
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-SHOW server_version;
-SELECT pg_export_snapshot();
+SELECT json_build_object('server', current_setting('server_version'), 'snapshot', pg_export_snapshot());
 """
 
 
@@ -77,7 +76,7 @@ class Client:
 
 @contextmanager
 def snapshot(docker: Docker, server: Container, wanted: Database) -> Iterator[Snapshot]:
-    """Hold a moment of the database, and count its rows while others read it.
+    """Make the role that backups are made by, hold a moment of the database, and count its rows while others read it.
 
     Args:
         docker: the stack's containers.
@@ -87,21 +86,25 @@ def snapshot(docker: Docker, server: Container, wanted: Database) -> Iterator[Sn
     Raises:
         EngineError: the database refuses, or ended the session.
     """
-    words = ["docker", "exec", "--interactive", server.id, *backup_role.words(backup_role.NAME, wanted.name)]
+    words = ["docker", "exec", "--interactive", server.id, *backup_role.words(wanted.user, wanted.name)]
     with streams.open_to(words, docker.stack.backup.timeout_seconds) as (session, stdin, stdout):
         # Where it has ended already, what it said tells why.
         with suppress(BrokenPipeError):
-            stdin.write(f"{_BEGIN}{COUNTS}".encode())
+            stdin.write(f"{backup_role.becoming()}{_BEGIN}{COUNTS}".encode())
             stdin.flush()
         # What it is asked first waits for nobody: without an answer a day would pass before the session is ended.
         late = threading.Timer(FIRST_SECONDS, session.kill)
         late.start()
-        version, given = (stdout.readline().decode().strip() for _ in range(2))
+        before = ""
+        # What it complains of comes between the lines wherever it likes.
+        while (line := stdout.readline().decode("utf-8", "replace")) and not line.startswith("{"):
+            before += line
         late.cancel()
-        if not re.fullmatch(r"[0-9A-F]+(-[0-9A-F]+)+", given):
-            said = f"{version}\n{given}\n" + stdout.read().decode("utf-8", "replace")
-            raise _refused(docker, wanted, said if said.strip() else f"no answer within {FIRST_SECONDS:.0f} s")
-        held = Snapshot(given, version, {})
+        if not line:
+            said = before.replace(backup_role.MADE, "").strip() or f"no answer within {FIRST_SECONDS:.0f} s"
+            raise (_refused if backup_role.MADE in before else backup_role.not_made)(docker, wanted, said)
+        found = json.loads(line)
+        held = Snapshot(found["snapshot"], found["server"], {})
         yield held
         with suppress(BrokenPipeError):
             stdin.close()
@@ -117,8 +120,9 @@ def rows_of(lines: Iterable[str]) -> dict[str, int]:
 
 
 def dump(
-    docker: Docker, server: Container, wanted: Database, moment: Snapshot, target: Path, progress: streams.Progress
-) -> Client:
+    docker: Docker, server: Container, wanted: Database, moment: Snapshot, client: Client, target: Path,
+    progress: streams.Progress, look: Callable[[], None],
+) -> str:  # fmt: skip
     """Write a dump in PostgreSQL's custom format.
 
     Args:
@@ -126,32 +130,32 @@ def dump(
         server: of the database.
         wanted: the database.
         moment: which is dumped.
+        client: what dumps it.
         target: file; must not be there.
         progress: told how large it is.
+        look: called about once a second; what it raises ends the dump.
 
     Returns:
-        What dumped it.
+        The file's SHA-256.
 
     Raises:
         EngineError: pg_dump failed, or its output could not be written.
     """
-    client = _client(docker, server, wanted)
     words = [
         *("pg_dump", "--format=custom", *([f"--compress={ZSTD}"] if client.compression == ZSTD else [])),
         *(f"--snapshot={moment.id}", f"--lock-wait-timeout={LOCK_WAIT_MS}"),
         *("--no-password", f"--username={backup_role.NAME}", f"--dbname={wanted.name}"),
     ]
-    _into(docker, server, wanted, words, target, progress)
-    return client
+    return _into(docker, server, wanted, words, target, progress, look)
 
 
-def dump_globals(docker: Docker, server: Container, wanted: Database, target: Path) -> None:
-    """Write roles and what they were granted, without their passwords; raises as :func:`dump`."""
+def dump_globals(docker: Docker, server: Container, wanted: Database, target: Path, look: Callable[[], None]) -> str:
+    """Write roles and what they were granted, without their passwords; gives and raises as :func:`dump`."""
     words = [
         *("pg_dumpall", "--globals-only", "--no-role-passwords", "--no-password"),
         *(f"--username={backup_role.NAME}", f"--database={wanted.name}"),
     ]
-    _into(docker, server, wanted, words, target, streams.Progress(None, ""))
+    return _into(docker, server, wanted, words, target, streams.Progress(None, ""), look)
 
 
 def low(server: Container, words: Iterable[str], *, reads: bool = False) -> list[str]:
@@ -165,10 +169,16 @@ def low(server: Container, words: Iterable[str], *, reads: bool = False) -> list
     return ["docker", "exec", *(["--interactive"] if reads else []), server.id, "sh", "-c", _LOW, "sh", *words]
 
 
-def _client(docker: Docker, server: Container, wanted: Database) -> Client:
-    """Ask the build: from 16 on pg_dump knows the word zstd, but only some can do it, as they say at once."""
+def client_of(docker: Docker, server: Container, wanted: Database) -> Client:
+    """Ask the build: from 16 on pg_dump knows the word zstd, but only some can do it, as they say at once.
+
+    Args:
+        docker: the stack's containers.
+        server: of the database.
+        wanted: the database.
+    """
     probe = f"pg_dump --format=custom --compress={ZSTD} --schema-only --file=/dev/null --no-password"
-    probe += f" --exclude-schema='*' --username={backup_role.NAME} --dbname={wanted.name}"
+    probe += f" --exclude-schema='*' --username={wanted.user} --dbname={wanted.name}"
     words = ["sh", "-c", f"pg_dump --version; {probe}"]
     done = docker.execute(server, words, limit=command.QUICK_SECONDS)
     found = re.search(r"(\d+[.\w]*)", done.out)
@@ -176,14 +186,22 @@ def _client(docker: Docker, server: Container, wanted: Database) -> Client:
 
 
 def _into(
-    docker: Docker, server: Container, wanted: Database, words: list[str], target: Path, progress: streams.Progress
-) -> None:
+    docker: Docker, server: Container, wanted: Database, words: list[str], target: Path, progress: streams.Progress,
+    look: Callable[[], None],
+) -> str:  # fmt: skip
+    written = streams.Growing(target)
+
+    def each_second() -> None:
+        look()
+        written.follow()
+
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         # Straight into the file: its exit code is the dump's own.
         code, said = streams.moved(
-            low(server, words), limit=docker.stack.backup.timeout_seconds, progress=progress, out=file
-        )
+            low(server, words), limit=docker.stack.backup.timeout_seconds, progress=progress, out=file,
+            look=each_second,
+        )  # fmt: skip
         os.fsync(file.fileno())
     if code or not streams.size_of(target):
         raise EngineError(
@@ -192,6 +210,7 @@ def _into(
             f"{command.tail(said)}\nNothing was changed.",
             docker.stack.make("logs", f"ARGS={wanted.service}"),
         )
+    return written.sha256()
 
 
 def _refused(docker: Docker, wanted: Database, said: str) -> EngineError:

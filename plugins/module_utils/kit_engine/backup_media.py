@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Optional
 
-from kit_engine import command, media_reader, streams, throw_away
+from kit_engine import command, disk, media_reader, streams, throw_away
+from kit_engine.beside import Ending
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.verification import MEDIA, MEDIA_LIST, media_entries, media_path, sha256
@@ -45,7 +46,7 @@ class Media:
 
 def copy(
     docker: Docker, volume: str, target: Path, earlier: Optional[Path], progress: streams.Progress,
-    room_for: Callable[[int], None],
+    room_for: Callable[[int], None], ending: Ending,
 ) -> Media:  # fmt: skip
     """Copy the media volume into a backup.
 
@@ -56,6 +57,7 @@ def copy(
         earlier: folder of a backup whose list of media files is sound; None where there is none.
         progress: told the bytes that were copied.
         room_for: refuses as many bytes as will be copied, where they would not fit.
+        ending: ends it early.
 
     Returns:
         What the backup has.
@@ -64,7 +66,7 @@ def copy(
         EngineError: the volume cannot be read, or the copy not be written.
     """
     (target / MEDIA).mkdir(mode=0o700)
-    kept = _kept(earlier)
+    kept = _kept(earlier, ending)
     image = str(docker.configuration["services"][docker.stack.web]["image"])
     source = pkgutil.get_data("kit_engine", "media_reader.py")
     assert source is not None  # noqa: S101 - it lies beside us
@@ -77,20 +79,20 @@ def copy(
         *("-c", source.decode("utf-8"), _MOUNTED),
     ]
     try:
-        with streams.open_to(words, docker.stack.backup.timeout_seconds) as (reader, stdin, stdout):
+        with streams.open_to(words, docker.stack.backup.timeout_seconds, ending=ending) as (reader, stdin, stdout):
             stdin.writelines(json.dumps([path, *one[:-1]]).encode() + b"\n" for path, one in kept.items())
             stdin.close()
             done = _take(docker, stdout, target, earlier, kept, progress, room_for)
             if reader.wait():
                 raise _unreadable(docker, f"docker run ended with {reader.returncode}")
-    finally:
+    except BaseException:
         command.run(["docker", "rm", "--force", throw_away.name_of(docker, "media")])
-    # Thousands of small files: one by one they would take minutes.
-    os.sync()
+        raise
+    disk.sync(target)
     return done
 
 
-def _kept(earlier: Optional[Path]) -> dict[str, _Kept]:
+def _kept(earlier: Optional[Path], ending: Ending) -> dict[str, _Kept]:
     """The files of an earlier backup whose content there is still what it was: a bad copy is not handed on."""
     if earlier is None or not (earlier / MEDIA_LIST).is_file():
         return {}
@@ -99,7 +101,11 @@ def _kept(earlier: Optional[Path]) -> dict[str, _Kept]:
         for one in media_entries(earlier)
         if one["kind"] == "file" and not one.get("unsteady")
     }
-    good = {digest for digest in {one[-1] for one in kept.values()} if _is_good(media_path(earlier, digest), digest)}
+    good = set()
+    for digest in {one[-1] for one in kept.values()}:
+        ending.demand_none()
+        if _is_good(media_path(earlier, digest), digest):
+            good.add(digest)
     return {path: one for path, one in kept.items() if one[-1] in good}
 
 

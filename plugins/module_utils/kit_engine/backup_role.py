@@ -7,7 +7,7 @@ from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.stack import Database
 
-NAME = "kit_backup"
+NAME, MADE = "kit_backup", "kit_backup is made"
 # Without a password nobody can be this role over the network; the container's own socket asks for none.
 _END = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{NAME}';\n"  # noqa: S608 - a constant
 _ENSURE = f"""
@@ -25,25 +25,22 @@ END $$;
 {_END}"""  # noqa: S608 - as above
 
 
-def ensure(docker: Docker, server: Container, wanted: Database) -> None:
-    """Make the role, or make it what it shall be; its sessions that a run which was cut off left behind are ended.
+def becoming() -> str:
+    """Give psql's input by which the database's owner makes the role, or makes it what it shall be, and becomes it.
 
-    Args:
-        docker: the stack's containers.
-        server: of the database.
-        wanted: the database.
-
-    Raises:
-        EngineError: the database refuses.
+    Sessions of it that a run which was cut off left behind are ended. :data:`MADE` is printed when it is made.
     """
-    done = docker.execute(server, words(wanted.user, wanted.name), stdin=_ENSURE, limit=command.QUICK_SECONDS)
-    if done.code:
-        raise EngineError(
-            "backup",
-            f"Role {NAME}, which backups are made by, cannot be made in database {wanted.name} (service "
-            f"{wanted.service}):\n{command.tail(done.err)}\nNothing was changed.",
-            docker.stack.make("logs", f"ARGS={wanted.service}"),
-        )
+    return f"\\o /dev/null\n{_ENSURE}\\o\n\\echo {MADE}\n\\connect - {NAME}\n"
+
+
+def not_made(docker: Docker, wanted: Database, said: str) -> EngineError:
+    """Say that the database refused it."""
+    return EngineError(
+        "backup",
+        f"Role {NAME}, which backups are made by, cannot be made in database {wanted.name} (service "
+        f"{wanted.service}):\n{command.tail(said)}\nNothing was changed.",
+        docker.stack.make("logs", f"ARGS={wanted.service}"),
+    )
 
 
 def end_sessions(server: Container, wanted: Database) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -50,6 +52,31 @@ def demand(place: Path, wanted: int) -> None:
     found = problems([engine_folder(), place], wanted)
     if found:
         raise CheckFailed(found)
+
+
+def sync(place: Path) -> None:
+    """Have all on a folder's file system written to the disk.
+
+    Thousands of small files: one by one they would take minutes; and a sync of all file systems would wait for one
+    that hangs, though nothing of ours is there.
+
+    Args:
+        place: the folder.
+
+    Raises:
+        OSError: something could not be written.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "syncfs"):
+        # Such as on macOS.
+        os.sync()
+        return
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if libc.syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(place))
+    finally:
+        os.close(descriptor)
 
 
 def engine_info() -> Mapping[str, Any]:

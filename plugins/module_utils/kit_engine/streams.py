@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Optional
 
 from kit_engine import command, lock, signals
+from kit_engine.beside import Ending
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
 
@@ -60,6 +62,7 @@ def moved(
     progress: Progress,
     out: Optional[IO[bytes]] = None,
     stdin: Optional[IO[bytes]] = None,
+    look: Callable[[], None] = lambda: None,
 ) -> tuple[int, str]:
     """Run a program that moves much data, straight from or into a file: its exit code is its own.
 
@@ -69,6 +72,7 @@ def moved(
         progress: told the bytes of the file.
         out: where its standard output goes.
         stdin: what it reads.
+        look: called about once a second meanwhile; what it raises ends the program.
 
     Returns:
         Its exit code, and what it complained of.
@@ -93,6 +97,7 @@ def moved(
                     if counted:
                         # The program has the same open file as we: its place in it is ours.
                         progress.at(os.lseek(counted.fileno(), 0, os.SEEK_CUR))
+                    look()
         except BaseException:
             running.kill()
             raise
@@ -101,7 +106,12 @@ def moved(
 
 @contextmanager
 def open_to(
-    words: Sequence[str], limit: float, *, env: Optional[Mapping[str, str]] = None, folder: Optional[Path] = None
+    words: Sequence[str],
+    limit: float,
+    *,
+    env: Optional[Mapping[str, str]] = None,
+    folder: Optional[Path] = None,
+    ending: Optional[Ending] = None,
 ) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
     """Keep a program open, to write to and to read from; it is ended when the block is left early.
 
@@ -110,6 +120,7 @@ def open_to(
         limit: seconds after which it is killed.
         env: variables on top of our own.
         folder: where it is started.
+        ending: of work beside ours, which kills it.
 
     Returns:
         The program, its standard input and its standard output.
@@ -124,6 +135,8 @@ def open_to(
     ) as running:  # fmt: skip
         assert running.stdin is not None  # noqa: S101 - as was asked for
         assert running.stdout is not None  # noqa: S101 - as above
+        if ending:
+            ending.adopt(running)
         late = threading.Event()
 
         def end() -> None:
@@ -144,6 +157,30 @@ def open_to(
             # What could not be written to one that was killed is not tried again: that would hide why.
             with suppress(BrokenPipeError):
                 running.stdin.close()
+
+
+class Growing:
+    """Hashes a file while it is written, so that it need not be read again when it is whole.
+
+    Args:
+        path: of a file that is only appended to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._digest, self._done = path, hashlib.sha256(), 0
+
+    def follow(self) -> None:
+        """Take what came since."""
+        with self.path.open("rb") as file:
+            file.seek(self._done)
+            while piece := file.read(MIB):
+                self._digest.update(piece)
+                self._done += len(piece)
+
+    def sha256(self) -> str:
+        """Give the SHA-256 of all that is there."""
+        self.follow()
+        return self._digest.hexdigest()
 
 
 def size_of(path: Path) -> int:

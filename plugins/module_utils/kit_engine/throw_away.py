@@ -19,6 +19,8 @@ LABEL = "kit.throw_away"
 # A restore works in one process and the server's; more would be taken from visitors. PostgreSQL's own needs for one
 # session stay far below the memory, the rest is cache.
 MEMORY, CPUS, PIDS = "1g", "1", "200"
+# Of a processor that others want as well: theirs are 1024 each.
+SHARES = "64"
 START_SECONDS = 120.0
 # A database up to this size is restored into memory, which it cannot outgrow: the catalogs of an empty one take 25 MiB,
 # its log 64.
@@ -111,6 +113,7 @@ def words(docker: Docker, purpose: str, capabilities: Sequence[str]) -> list[str
     return [
         *("docker", "run", "--name", name_of(docker, purpose), "--label", f"{LABEL}={docker.stack.project}"),
         *("--pull", "never", "--network", "none", "--memory", MEMORY, "--cpus", CPUS, "--pids-limit", PIDS),
+        *("--cpu-shares", SHARES),
         *("--security-opt", "no-new-privileges", "--cap-drop", "ALL"),
         *(word for one in capabilities for word in ("--cap-add", one)),
     ]
