@@ -9,6 +9,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kit_engine import (
     backup,
     backup_offsite,
     backup_prune,
+    beside,
     command,
     database,
     pending,
@@ -31,7 +33,7 @@ from kit_engine.pending import RESTORE, Pending
 from kit_engine.report import Report
 from kit_engine.stack import Database
 
-STEPS = ("check", "backup", "restore", "stop", "swap", "ready")
+STEPS = ("check", "backup", "restore", "media", "stop", "swap", "ready")
 NEWEST = "latest"
 
 
@@ -131,16 +133,19 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
     stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
     new, kept = f"{wanted.name}_new_{stamp}", f"{wanted.name}_before_{stamp}"
     try:
-        with report.step("restore"):
-            _drop_unfinished(docker, server, wanted)
-            _sql(docker, server, wanted, "postgres", f'CREATE DATABASE "{new}" TEMPLATE template0')
-            verification.make_roles(server.id, wanted.user, folder)
-            _load(docker, server, wanted, new, dump)
-            loaded = verification.counted(docker, server.id, wanted.user, new)
-            verification.demand_rows(docker, found.get("rows") or {}, loaded, "The restored database")
-            if stack.release:
-                pending.begin(stack.root, Pending(stack.release, RESTORE, stack.release))
-            media = restore_media.stage(docker, report, folder, kept)
+        if stack.release:
+            pending.begin(stack.root, Pending(stack.release, RESTORE, stack.release))
+        # They are laid there while the database is loaded; a step of its own waits for what is left.
+        with beside.begun(partial(restore_media.stage, docker, report, folder, kept)) as staged:
+            with report.step("restore"):
+                _drop_unfinished(docker, server, wanted)
+                _sql(docker, server, wanted, "postgres", f'CREATE DATABASE "{new}" TEMPLATE template0')
+                verification.make_roles(server.id, wanted.user, folder)
+                _load(docker, server, wanted, new, dump, staged.demand_well)
+                loaded = verification.counted(docker, server.id, wanted.user, new)
+                verification.demand_rows(docker, found.get("rows") or {}, loaded, "The restored database")
+            with report.step("media"):
+                media = staged.result()
         with report.step("stop"):
             verbs.stop_app(docker)
         with report.step("swap"):
@@ -217,12 +222,14 @@ def _demand_sound(docker: Docker, found: dict[str, Any], folder: Path) -> None:
         raise EngineError("backup", f"{problem} Nothing was changed.", "restore it on a server as new as that")
 
 
-def _load(docker: Docker, server: Container, wanted: Database, new: str, dump: Path) -> None:
+def _load(docker: Docker, server: Container, wanted: Database, new: str, dump: Path, look: Callable[[], None]) -> None:
     words = ["docker", "exec", "--interactive", server.id, "pg_restore", "--exit-on-error", "--single-transaction"]
     words += ["--no-password", f"--username={wanted.user}", f"--dbname={new}"]
     with dump.open("rb") as file:
         progress = streams.Progress(None, "")
-        code, said = streams.moved(words, limit=docker.stack.backup.timeout_seconds, progress=progress, stdin=file)
+        code, said = streams.moved(
+            words, limit=docker.stack.backup.timeout_seconds, progress=progress, stdin=file, look=look
+        )
     if code:
         raise EngineError(
             "backup",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kit_engine import command, media_writer, releases, streams, throw_away
+from kit_engine.beside import Ending
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
@@ -30,7 +31,7 @@ def volume_of(docker: Docker) -> str:
     return files.media_volume if files and files.media_volume and docker.has_volume(files.media_volume) else ""
 
 
-def stage(docker: Docker, report: Report, folder: Path, kept: str) -> bool:
+def stage(docker: Docker, report: Report, folder: Path, kept: str, ending: Ending) -> bool:
     """Lay the media files of a backup beside those in use.
 
     Args:
@@ -38,6 +39,7 @@ def stage(docker: Docker, report: Report, folder: Path, kept: str) -> bool:
         report: where progress is told.
         folder: of the backup; it is sound.
         kept: name that the database in use will bear.
+        ending: ends it early.
 
     Returns:
         Whether there are any: a backup of a project without a media volume has no list of them.
@@ -52,7 +54,9 @@ def stage(docker: Docker, report: Report, folder: Path, kept: str) -> bool:
     sizes = {str(one["sha256"]): int(one["size"]) for one in media_entries(folder) if one["kind"] == "file"}
     progress = streams.Progress(report, "media restored")
     try:
-        with streams.open_to(_words(docker, volume, "stage"), docker.stack.backup.timeout_seconds) as opened:
+        with streams.open_to(
+            _words(docker, volume, "stage"), docker.stack.backup.timeout_seconds, ending=ending
+        ) as opened:
             writer, stdin, stdout = opened
             try:
                 stdin.writelines(json.dumps(one).encode() + b"\n" for one in media_entries(folder))
