@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from kit_engine import verification
 from kit_engine.backup import FOLDER, MANIFEST
 from kit_engine.verification import DUMP
 from support import host_releases
-from support.backups import databases, folder_of, manifest_of, media, media_file, reseal, throw_aways
+from support.backups import databases, folder_of, limits, manifest_of, media, media_file, names, reseal, throw_aways
 from support.engine_stack import docker
 from support.host_releases import HostReleases
 from support.traffic import OK
@@ -65,7 +66,7 @@ def test_rows_come_back_and_those_of_before_stay(host: HostReleases) -> None:
     log = (host.root / f"records/{host.current}.log").read_text()
     assert log.count("--- restore, by ") == 3
     assert log.count("--- backup, by ") == 1
-    assert "[5/6] swap" in log
+    assert "[6/7] swap" in log
 
 
 @pytest.mark.parametrize("fault", ["flipped bit", "cut off", "other project", "no manifest", "other name"])
@@ -126,7 +127,46 @@ def test_a_dump_that_is_killed_leaves_no_backup_and_stops_the_release(host: Host
     assert host.ask("/rows") == "400000"
 
 
-@pytest.mark.parametrize("step", ["restore", "stop", "swap"])
+def until_step(running: subprocess.Popen[bytes], step: str) -> None:
+    """Wait until a restore says that a step begins."""
+    said = b""
+    while f"] {step}".encode() not in said:
+        part = running.stderr.read1(1)  # type: ignore[union-attr]  # it is a pipe
+        assert part, said
+        said += part
+
+
+@pytest.mark.parametrize("victim", ["writer", "engine"])
+def test_a_restore_that_is_ended_while_media_are_laid_down_changes_nothing(host: HostReleases, victim: str) -> None:
+    """They are laid down beside the load, which ends with it."""
+    fill(host, 400_000)
+    media(host, "sh", "-c", "head -c 400000000 /dev/urandom > big.bin")
+    given = backed_up(host)
+    media(host, "sh", "-c", "rm big.bin; printf 3 > rows.txt")
+    fill(host, 3)
+    before = databases(host)
+    running = host.started("restore", "--json", given, "--confirm", "prod")
+    until_step(running, "restore")
+    # One that is still being made cannot be killed.
+    while not (found := throw_aways(host, "--filter", "status=running")):
+        assert running.poll() is None
+    if victim == "engine":
+        host_releases.kill_group(running, signal.SIGTERM)
+    else:
+        docker("kill", *found)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode != 0, err
+    if victim == "writer":
+        told = json.loads(out.splitlines()[-1])
+        assert told["code"] == "backup"
+        assert "Those in use were not touched" in told["problem"]
+    assert databases(host) == before
+    assert host.ask("/rows") == media(host, "cat", "rows.txt") == "3"
+    assert media(host, "find", ".", "-name", ".kit*") == media(host, "find", ".", "-name", "big.bin") == ""
+    assert throw_aways(host) == []
+
+
+@pytest.mark.parametrize("step", ["restore", "media", "stop", "swap"])
 def test_a_restore_that_is_killed_leaves_a_database_that_serves(host: HostReleases, step: str) -> None:
     fill(host, 200_000)
     media_file(host, "rows.txt", "200000")
@@ -134,12 +174,7 @@ def test_a_restore_that_is_killed_leaves_a_database_that_serves(host: HostReleas
     fill(host, 3)
     media_file(host, "rows.txt", "3")
     running = host.started("restore", backup, "--confirm", "prod")
-    mark = f"] {step}".encode()
-    said = b""
-    while mark not in said:
-        part = running.stderr.read1(1)  # type: ignore[union-attr]  # it is a pipe
-        assert part, said
-        said += part
+    until_step(running, step)
     host_releases.kill_group(running, signal.SIGKILL)
     running.communicate(timeout=60)
     # The next command that changes the host makes it whole.
@@ -199,6 +234,20 @@ def test_what_is_replaced_is_told_and_other_rows_than_those_of_the_backup_never_
     assert "public.kit_rows: 301 dumped, 300" in told.json["problem"]
     assert host.ask("/rows") == "300"
     assert databases(host) == serving
+
+
+def test_a_database_bigger_than_the_free_space_is_refused_before_anything_changed(host: HostReleases) -> None:
+    fill(host, 30)
+    given = backed_up(host)
+    before = (databases(host), names(host))
+    with limits(host, min_free_bytes=10**15):
+        told = restore(host, given)
+    assert told.code == 1
+    assert told.json["step"] == "check"
+    assert "The restored database of " in told.json["problem"]
+    assert "would not fit" in told.json["problem"]
+    assert (databases(host), names(host)) == before
+    assert host.ask("/rows") == "30"
 
 
 def test_media_files_come_back_with_the_database(host: HostReleases) -> None:

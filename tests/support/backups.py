@@ -77,10 +77,10 @@ def media_file(host: HostReleases, path: str, text: str) -> None:
           "path.parent.mkdir(exist_ok=True); path.write_text(sys.argv[2])", path, text)  # fmt: skip
 
 
-def throw_aways(host: HostReleases) -> list[str]:
-    """Names of containers that a backup made for a while."""
+def throw_aways(host: HostReleases, *filters: str) -> list[str]:
+    """Names of containers that a backup made for a while, of all that Docker's filters let through."""
     label = f"label={throw_away.LABEL}={host.project}"
-    return docker("ps", "--all", "--format", "{{.Names}}", "--filter", label).split()
+    return docker("ps", "--all", "--format", "{{.Names}}", "--filter", label, *filters).split()
 
 
 def names(host: HostReleases) -> set[str]:

@@ -378,11 +378,20 @@ def _demand_space(docker: Docker, folder: Path, size: int, *, restores: bool) ->
     _demand_room(docker.stack, places, problem)
 
 
-def demand_restore_room(docker: Docker, size: int) -> None:
-    """Refuse to restore so many bytes into a server of their own where they would not fit."""
+def demand_restore_room(docker: Docker, size: int, what: str) -> None:
+    """Refuse to load a database of so many bytes where it would not fit.
+
+    Args:
+        docker: the stack's containers.
+        size: bytes of the database.
+        what: begins the message, such as ``The test database``.
+
+    Raises:
+        EngineError: it would not fit, or leave too little free.
+    """
     place = disk.engine_folder()
     if place:
-        _demand_room(docker.stack, {place: size}, f"The test database of {size / 2**20:.0f} MiB would not fit.")
+        _demand_room(docker.stack, {place: size}, f"{what} of {size / 2**20:.0f} MiB would not fit.")
 
 
 def demand_room(stack: Stack, place: Path, size: int, problem: str) -> None:

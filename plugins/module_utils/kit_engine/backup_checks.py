@@ -35,7 +35,7 @@ def verify(docker: Docker, report: Report, found: Mapping[str, Any], level: str 
     level, why = verification.level_for(docker, size, level)
     throw_away.remove_left(docker)
     if level == RESTORE and size > throw_away.SMALL_BYTES:
-        backup.demand_restore_room(docker, size)
+        backup.demand_restore_room(docker, size, "The test database")
     place: AbstractContextManager[Optional[throw_away.Server]] = (
         throw_away.server_like(docker, server, wanted, size) if level == RESTORE else nullcontext()
     )

@@ -127,6 +127,8 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
     with report.step("check"):
         restore_media.settle(docker, wanted)
         _demand_sound(docker, found, folder)
+        # The one in use goes on beside it: a full disk would end both.
+        backup.demand_restore_room(docker, int(found.get("database_bytes", found["bytes"])), "The restored database")
     with report.step("backup"):
         safety = backup.create(docker, report, kind=backup.SAFETY)
         before = database.migrations(docker)
