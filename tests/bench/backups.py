@@ -86,13 +86,13 @@ def measure(host: HostReleases, scratch: Path) -> tuple[Measured, list[Bar]]:
     bare = scratch / "bare.dump"
     compression = str(manifest_of(host, backed_up(host, "--level", "checksum"))["compression"])
     for _ in range(PAIRS):
-        done.take("bare pg_dump", partial(_bare_dump, host, bare, compression))
+        done.take("bare pg_dump", partial(bare_dump, host, bare, compression))
         done.take("backup, checksum", partial(backed_up, host, "--level", "checksum"))
         given = backup.names(host.root)[0]
-        done.take("bare pg_restore", partial(_bare_restore, host, bare))
-        done.take("verified by read", partial(_engine, host, "verify-backup", given, "--level", "read"))
-        done.take("verified by restore", partial(_engine, host, "verify-backup", given, "--level", "restore"))
-        done.take("restore, whole", partial(_restored, host, given, done))
+        done.take("bare pg_restore", partial(bare_restore, host, bare))
+        done.take("verified by read", partial(engine, host, "verify-backup", given, "--level", "read"))
+        done.take("verified by restore", partial(engine, host, "verify-backup", given, "--level", "restore"))
+        done.take("restore, whole", partial(restored, host, given, done))
     manifest = manifest_of(host, given)
     done.sizes = {
         "database": manifest["database_bytes"],
@@ -117,16 +117,17 @@ def measure(host: HostReleases, scratch: Path) -> tuple[Measured, list[Bar]]:
     ]
 
 
-def _engine(host: HostReleases, *words: str) -> dict[str, Any]:
+def engine(host: HostReleases, *words: str) -> dict[str, Any]:
+    """Call the engine; gives its answer, or raises UnfitError."""
     told = host.engine(*words, "--json")
     if told.code:
         raise UnfitError(f"{' '.join(words)} ended with {told.code}:\n{told.out}{told.err}")
     return told.json
 
 
-def _restored(host: HostReleases, given: str, done: Measured) -> None:
+def restored(host: HostReleases, given: str, done: Measured) -> None:
     """Restore; notes the seconds of the step that loads and counts."""
-    seconds = _engine(host, "restore", given, "--confirm", "prod")["seconds"]
+    seconds = engine(host, "restore", given, "--confirm", "prod")["seconds"]
     done.seconds.setdefault("restore, its step", []).append(float(seconds["restore"]))
     _drop_kept(host)
 
@@ -137,7 +138,8 @@ def _drop_kept(host: HostReleases) -> None:
         sql(host, f'DROP DATABASE "{name}"')
 
 
-def _bare_dump(host: HostReleases, target: Path, compression: str) -> None:
+def bare_dump(host: HostReleases, target: Path, compression: str) -> None:
+    """Dump as anybody would, compressed as the kit does."""
     words = ["docker", "exec", host.containers()["db"][0], "pg_dump", "-Fc", f"--compress={compression}"]
     with target.open("wb") as file:
         subprocess.run([*words, "-U", host.name, host.name], stdout=file, check=True)
@@ -145,7 +147,8 @@ def _bare_dump(host: HostReleases, target: Path, compression: str) -> None:
         os.fsync(file.fileno())
 
 
-def _bare_restore(host: HostReleases, dump: Path) -> None:
+def bare_restore(host: HostReleases, dump: Path) -> None:
+    """Load a dump into a database of its own, and drop that."""
     sql(host, "CREATE DATABASE bare TEMPLATE template0")
     words = [
         "docker",
@@ -174,7 +177,7 @@ def _loads(host: HostReleases) -> tuple[Summary, Summary]:
     with load().running() as busy:
         end = time.monotonic() + LOAD_SECONDS
         while time.monotonic() < end:
-            _engine(host, "backup")
+            engine(host, "backup")
     return summary(quiet.requests), summary(busy.requests)
 
 
@@ -189,11 +192,11 @@ def _content(host: HostReleases) -> dict[str, str]:
 
 def _comes_back(host: HostReleases, given: str, scratch: Path) -> int:
     """Destroy everything but a copy of the backup, deploy anew, restore; gives how many tables and files differ."""
-    _engine(host, "restore", given, "--confirm", "prod")
+    engine(host, "restore", given, "--confirm", "prod")
     before = _content(host)
     kept = scratch / given
     shutil.copytree(folder_of(host, given), kept)
-    _engine(host, "destroy", "--confirm", "prod")
+    engine(host, "destroy", "--confirm", "prod")
     if docker("volume", "ls", "--quiet", "--filter", f"label=com.docker.compose.project={host.project}"):
         raise UnfitError("volumes outlived destroy")
     shutil.rmtree(host.root)
@@ -205,7 +208,7 @@ def _comes_back(host: HostReleases, given: str, scratch: Path) -> int:
     target = host.root / backup.FOLDER / given
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copytree(kept, target)
-    _engine(host, "restore", given, "--confirm", "prod")
+    engine(host, "restore", given, "--confirm", "prod")
     after = _content(host)
     if len(before) < FILES:
         raise UnfitError(f"only {len(before)} tables and files were there")

@@ -172,6 +172,8 @@ class HostReleases:
     number: int = 0
     variables: dict[str, Any] = field(default_factory=dict)
     made: list[Version] = field(default_factory=list)
+    # Seconds that a call of the engine may take.
+    limit: float = TIMEOUT_SECONDS
 
     @property
     def root(self) -> Path:
@@ -262,7 +264,7 @@ class HostReleases:
     def engine(self, *words: str, stdin: bytes = b"") -> Told:
         """Call the engine."""
         with self.started(*words) as running:
-            out, err = running.communicate(stdin, timeout=TIMEOUT_SECONDS)
+            out, err = running.communicate(stdin, timeout=self.limit)
         return Told(running.returncode, out.decode(), err.decode())
 
     def started(self, *words: str) -> subprocess.Popen[bytes]:
