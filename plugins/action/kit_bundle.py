@@ -60,6 +60,8 @@ class ActionModule(KitAction):
             mistakes = inventory_checks.problems(project, settings, stack, env, images)
             _refuse_mistakes(mistakes, env)
         in_use = {service["image"] for service in stack.context["services"].values()}
+        # Whose client backs an external database up.
+        in_use |= {str((stack.description.get("external") or {}).get("image", ""))}
         result: dict[str, Any] = {
             "missing": list(stack.missing), "folder": str(folder), "stack": stack.description,
             "images": {name: ref for name, ref in images.items() if ref in in_use},

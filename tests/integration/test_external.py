@@ -111,5 +111,4 @@ def test_a_stack_without_servers_of_its_own_serves_and_is_replaced_without_a_gap
         time.sleep(0.5)
     assert traffic.summary(load.requests).failed == ()
     assert host.ask("/version") == "two"
-    # Whoever runs the database backs it up.
-    assert host.record(host.current)["backup"] == {}
+    assert host.record(host.current)["backup"]["level"] == "restore"

@@ -43,6 +43,14 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         {"release_bundle_database": "external", "vault_secrets": {"KEY": GOOD_KEY}},
         ["secret PGPASSWORD (Password of that role.) has no value; write it under vault_secrets"],
     ),
+    (
+        {"release_bundle_database": "external", "release_bundle_database_sslmode": "verify-full"},
+        ["verify-full; write the certificate of who signed"],
+    ),
+    (
+        {"release_bundle_database": "external", "release_bundle_database_host": "db\nsslmode=disable"},
+        ["release_bundle_database_host, _name and _user are one line each"],
+    ),
     ({"app_variables": {"COLOUR": "red"}}, ["app_variables names COLOUR", "known: GUESTBOOK_DEBUG, HOSTS"]),
     ({"app_variables": {"KEY": GOOD_KEY}}, ["KEY is a secret", "vault_secrets"]),
     ({"app_variables": {"PGHOST": "a\0b"}}, ["PGHOST holds a NUL character"]),

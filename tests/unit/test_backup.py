@@ -16,6 +16,7 @@ from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from support.kit import ROOT
 
+SERVER = Container("id", "db-1", "db", "image", "image", "running", 0, "", "", 0)
 TOLD: dict[str, Any] = {"id": "20260101T000000Z-a", "schema": 2, "bytes": 1, "level": "read", "rows": {"public.a": 2}}
 
 
@@ -170,20 +171,38 @@ def test_a_file_that_changes_is_read_anew(
     assert entry["states"] == states
 
 
+def have_docker(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have a shell's script in the place of Docker's client."""
+    program = folder / "docker"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
 def test_a_session_that_never_answers_is_given_up_in_a_minute_and_not_in_a_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = tmp_path / "docker"
-    program.write_text("#!/bin/sh\nexec sleep 30\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    have_docker(tmp_path, monkeypatch, "exec sleep 30")
     monkeypatch.setattr(backup_dump, "FIRST_SECONDS", 0.3)
     data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
     found = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
     database = found.stack.database
     assert database is not None
-    server = Container("id", "db-1", "db", "image", "image", "running", 0, "", "", 0)
     begun = time.monotonic()
-    with pytest.raises(EngineError, match="no answer within"), backup_dump.snapshot(found, server, database):
+    with pytest.raises(EngineError, match="no answer within"), backup_dump.snapshot(found, SERVER, database):
         pass
     assert time.monotonic() - begun < 20
+
+
+def test_of_a_foreign_server_nobody_is_told_that_the_role_cannot_be_made_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says, refuses = "'\\echo '*) echo \"${line#* }\"", "SET*) echo 'ERROR:  permission denied to set role'; exit 3"
+    have_docker(tmp_path, monkeypatch, f"while read -r line; do case $line in {says};; {refuses};; esac; done")
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    found = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
+    database = stack.External("there", "", "image", "site", "site", host="db.test", role="kit_backup")
+    with pytest.raises(EngineError) as caught, backup_dump.snapshot(found, SERVER, database):
+        pass
+    problem = "Database site (server db.test:5432) does not let role kit_backup read it:\n    ERROR:  permission denied"
+    assert caught.value.problem.startswith(problem)

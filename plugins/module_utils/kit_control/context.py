@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kit_engine.stack import OFFSITE_SECRETS
+from kit_engine.stack import EXTERNAL_SECRETS, OFFSITE_SECRETS
 
 from kit_control import description, services, variables
 from kit_control.errors import KitError
@@ -111,9 +111,12 @@ def build(
         kit_secrets["redis_password"] = values.redis_password
     # For the engine alone: no service mounts it.
     own = {}
-    if runs_database and settings["backup_offsite_repository"]:
+    if settings["backup_offsite_repository"]:
         names = ("environment", "ssh_key", "known_hosts")
         own[OFFSITE_SECRETS] = json.dumps({name: settings[f"backup_offsite_{name}"] for name in names}) + "\n"
+    if not runs_database:
+        told = {"password": values.database_password, "root_certificate": settings["database_root_certificate"]}
+        own[EXTERNAL_SECRETS] = json.dumps(told) + "\n"
     networks = services.networks_of(settings, project)
     processes = services.process_names(data, settings)
     stack: dict[str, dict[str, Any]] = {}

@@ -93,6 +93,15 @@ def describe(
             "name": settings["database_name"],
             "user": settings["database_user"],
         }
+    else:
+        description["external"] = {
+            "image": images["postgres"],
+            "host": settings["database_host"],
+            "port": int(settings["database_container_port"]),
+            "name": settings["database_name"],
+            "user": settings["database_user"],
+            "sslmode": settings["database_sslmode"],
+        }
     if settings["app_files"]:
         description["app_files"] = {
             "static_source": IMAGE_STATIC if settings["source"] == "image" else None,

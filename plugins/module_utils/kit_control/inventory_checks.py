@@ -237,6 +237,14 @@ def _modes(settings: Settings, where: str) -> Iterator[str]:
         yield f"{where}: release_bundle_debug is true in production; take the line out"
     if settings["web_server"] == "runserver" and settings["django_env"] == "production":
         yield f"{where}: release_bundle_web_server is runserver, which is for development; write gunicorn"
+    certificate, sslmode = str(settings["database_root_certificate"]), settings["database_sslmode"]
+    if settings["database"] == "external" and sslmode.startswith("verify-") and "BEGIN CERTIFICATE" not in certificate:
+        yield (
+            f"{where}: release_bundle_database_sslmode is {sslmode}; write the certificate of who signed the server's "
+            "into release_bundle_database_root_certificate (PEM)"
+        )
+    if any("\n" in str(settings[f"database_{name}"]) for name in ("host", "name", "user")):
+        yield f"{where}: release_bundle_database_host, _name and _user are one line each"
     if int(settings["web_replicas"]) > 1 and not settings.has_edge:
         yield f"{where}: {settings['web_replicas']} web replicas need nginx; write release_bundle_edge: nginx"
 

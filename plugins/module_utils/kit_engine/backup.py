@@ -27,6 +27,7 @@ from kit_engine import (
     beside,
     database,
     disk,
+    external,
     releases,
     streams,
     throw_away,
@@ -110,16 +111,21 @@ def create(docker: Docker, report: Report, level: str = "", kind: str = MANUAL) 
     Raises:
         EngineError: it failed; nothing of it is left, and earlier ones are untouched.
     """
-    stack = docker.stack
-    wanted = stack.database
+    wanted = docker.stack.backed_up
     if wanted is None:
-        raise EngineError("backup", "An external database is backed up where it runs.", "see its provider's backups")
+        problem = "This release knows no database to back up; it was rendered by an earlier kit."
+        raise EngineError("backup", problem, docker.stack.make("deploy"))
+    with external.reached(docker, wanted) as server:
+        return _create(docker, report, server, wanted, level, kind)
+
+
+def _create(docker: Docker, report: Report, server: Container, wanted: Database, level: str, kind: str) -> Backup:
+    stack = docker.stack
     folder = stack.root / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     remove_unfinished(stack.root)
     throw_away.remove_left(docker)
-    server = docker.running(wanted.service)
     size = database.size(docker)
     reached, why = verification.level_for(docker, size, level)
     _demand_space(docker, folder, size, restores=reached == RESTORE)
@@ -278,6 +284,9 @@ def _dump(docker: Docker, report: Report, server: Container, wanted: Database, n
     """Write all files but the manifest; gives what that says of them."""
     stack = docker.stack
     before = newest(stack.root)
+    wanted = backup_role.settled(docker, server, wanted)
+    if backup_role.reader(wanted) == wanted.user:
+        report.say(f"    {backup_role.read_by_user(wanted)}")
     # As small beside the database as the last one was; the first is smaller than the database.
     last = before["bytes"] * size // max(1, before.get("database_bytes", size)) if before else size
     dump = new / DUMP

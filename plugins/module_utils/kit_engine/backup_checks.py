@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
-from kit_engine import backup, backup_offsite, restore, throw_away, verification
-from kit_engine.docker import Docker
+from kit_engine import backup, backup_offsite, external, restore, throw_away, verification
+from kit_engine.docker import Container, Docker
 from kit_engine.report import Report
+from kit_engine.stack import Database
 from kit_engine.verification import CHECKSUM, RESTORE
 
 
@@ -28,9 +29,16 @@ def verify(docker: Docker, report: Report, found: Mapping[str, Any], level: str 
     Raises:
         EngineError: it is not good, or that could not be found out. Only damage is noted of the backup itself.
     """
-    stack, wanted = docker.stack, restore.wanted_database(docker)
+    wanted = restore.wanted_database(docker)
+    with external.reached(docker, wanted) as server:
+        return _verify(docker, report, server, wanted, found, level)
+
+
+def _verify(
+    docker: Docker, report: Report, server: Container, wanted: Database, found: Mapping[str, Any], level: str
+) -> tuple[str, str]:
+    stack = docker.stack
     folder = stack.root / backup.FOLDER / str(found["id"])
-    server = docker.running(wanted.service)
     size = int(found.get("database_bytes", found["bytes"]))
     level, why = verification.level_for(docker, size, level)
     throw_away.remove_left(docker)

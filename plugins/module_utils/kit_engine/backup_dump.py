@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ ZSTD, GZIP = "zstd:3", "gzip"
 # A release that alters a table may hold it for minutes; for longer, somebody should look.
 LOCK_WAIT_MS = 300_000
 FIRST_SECONDS = 60.0
+ENDING_SECONDS = 2.0
 # Below everything else: visitors come first. Whichever of the two programs the image has.
 _LOW = (
     "low=; command -v nice >/dev/null && low='nice -n 10'; "
@@ -90,7 +92,7 @@ def snapshot(docker: Docker, server: Container, wanted: Database) -> Iterator[Sn
     with streams.open_to(words, docker.stack.backup.timeout_seconds) as (session, stdin, stdout):
         # Where it has ended already, what it said tells why.
         with suppress(BrokenPipeError):
-            stdin.write(f"{backup_role.becoming()}{_BEGIN}{COUNTS}".encode())
+            stdin.write(f"{backup_role.becoming(wanted)}{_BEGIN}{COUNTS}".encode())
             stdin.flush()
         # What it is asked first waits for nobody: without an answer a day would pass before the session is ended.
         late = threading.Timer(FIRST_SECONDS, session.kill)
@@ -105,7 +107,14 @@ def snapshot(docker: Docker, server: Container, wanted: Database) -> Iterator[Sn
             raise (_refused if backup_role.MADE in before else backup_role.not_made)(docker, wanted, said)
         found = json.loads(line)
         held = Snapshot(found["snapshot"], found["server"], {})
-        yield held
+        try:
+            yield held
+        except EngineError as error:
+            # Who reads by a snapshot that is gone only says that; why it went, the session knows.
+            with suppress(subprocess.TimeoutExpired):
+                if session.wait(ENDING_SECONDS):
+                    raise _refused(docker, wanted, stdout.read().decode("utf-8", "replace")) from error
+            raise
         with suppress(BrokenPipeError):
             stdin.close()
         told = stdout.read().decode("utf-8", "replace")
@@ -144,7 +153,7 @@ def dump(
     words = [
         *("pg_dump", "--format=custom", *([f"--compress={ZSTD}"] if client.compression == ZSTD else [])),
         *(f"--snapshot={moment.id}", f"--lock-wait-timeout={LOCK_WAIT_MS}"),
-        *("--no-password", f"--username={backup_role.NAME}", f"--dbname={wanted.name}"),
+        *("--no-password", *backup_role.options(wanted), f"--dbname={wanted.name}"),
     ]
     return _into(docker, server, wanted, words, target, progress, look)
 
@@ -153,7 +162,7 @@ def dump_globals(docker: Docker, server: Container, wanted: Database, target: Pa
     """Write roles and what they were granted, without their passwords; gives and raises as :func:`dump`."""
     words = [
         *("pg_dumpall", "--globals-only", "--no-role-passwords", "--no-password"),
-        *(f"--username={backup_role.NAME}", f"--database={wanted.name}"),
+        *(*backup_role.options(wanted), f"--database={wanted.name}"),
     ]
     return _into(docker, server, wanted, words, target, streams.Progress(None, ""), look)
 
@@ -208,7 +217,7 @@ def _into(
             "backup",
             f"The database could not be backed up; {words[0]} ended with {code}:\n"
             f"{command.tail(said)}\nNothing was changed.",
-            docker.stack.make("logs", f"ARGS={wanted.service}"),
+            wanted.look(docker.stack),
         )
     return written.sha256()
 
@@ -216,7 +225,7 @@ def _into(
 def _refused(docker: Docker, wanted: Database, said: str) -> EngineError:
     return EngineError(
         "backup",
-        f"Database {wanted.name} (service {wanted.service}) does not let role {backup_role.NAME} read it:\n"
+        f"Database {wanted.name} ({wanted.place}) does not let role {backup_role.reader(wanted)} read it:\n"
         f"{command.tail(said)}\nNothing was changed.",
-        docker.stack.make("logs", f"ARGS={wanted.service}"),
+        wanted.look(docker.stack),
     )

@@ -46,7 +46,7 @@ class Timer:
 
 def timers(stack: Stack) -> list[Timer]:
     """Give the timers that the environment asks for; none where the kit keeps no database."""
-    if stack.database is None:
+    if stack.backed_up is None:
         return []
     asked = ((BACKUP, stack.backup.schedule), (DRILL, stack.backup.drill_schedule))
     return [Timer(_unit(stack, what), what, calendar) for what, calendar in asked if calendar]
@@ -54,7 +54,7 @@ def timers(stack: Stack) -> list[Timer]:
 
 def _units(stack: Stack) -> list[Timer]:
     """The timers, and what a release starts when it has made a backup."""
-    away = stack.database and stack.backup.offsite_repository
+    away = stack.backed_up and stack.backup.offsite_repository
     return [*timers(stack), *([Timer(_unit(stack, OFFSITE), OFFSITE, "")] if away else [])]
 
 

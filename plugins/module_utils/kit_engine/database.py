@@ -53,8 +53,9 @@ def size(docker: Docker) -> int:
 
 
 def _query(docker: Docker, statement: str) -> list[str]:
-    database = docker.stack.database
-    if database is None:
+    database = docker.stack.backed_up
+    # An external one is asked while there is a client for it.
+    if database is None or (docker.stack.database is None and database.service not in docker.lent):
         return []
     done = docker.execute(
         docker.running(database.service),
@@ -71,9 +72,9 @@ def _query(docker: Docker, statement: str) -> list[str]:
     if done.code:
         raise EngineError(
             "database",
-            f"Database {database.name} (service {database.service}) does not answer user {database.user}:\n"
+            f"Database {database.name} ({database.place}) does not answer user {database.user}:\n"
             f"{command.tail(done.err)}",
-            docker.stack.make("logs", f"ARGS={database.service}"),
+            database.look(docker.stack),
         )
     return done.out.split()
 

@@ -82,6 +82,8 @@ class Docker:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
+        # What stands in for a service of somebody else, by the name that it has here.
+        self.lent: dict[str, Container] = {}
         # The user's own COMPOSE_* (file, project, profiles) must not bend what is started here.
         self.env = {name: "" for name in os.environ if name.startswith("COMPOSE_")}
         self.env.update({"KIT_BUNDLE": str(stack.bundle), "KIT_RELEASE": stack.release, "COMPOSE_ANSI": "never"})
@@ -171,6 +173,8 @@ class Docker:
         Raises:
             EngineError: none runs.
         """
+        if service in self.lent:
+            return self.lent[service]
         for container in self.of(service):
             if container.running:
                 return container

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
-from kit_engine.stack import OFFSITE_SECRETS
+from kit_engine.stack import ENGINE_SECRETS
 
 MASK = "********"
 # A shorter one would stand in many an innocent word.
@@ -50,7 +50,7 @@ def _secrets(docker: Docker) -> list[str]:
     stack = docker.stack
     files = [path for path in (stack.bundle / "secrets").glob("*") if path.is_file()]
     texts = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in files}
-    values = [*texts.values(), *_offsite(texts.get(OFFSITE_SECRETS, ""))]
+    values = [*texts.values(), *(value for name in ENGINE_SECRETS for value in _engines(texts.get(name, "")))]
     if not stack.secret_variables:
         return values
     try:
@@ -61,10 +61,11 @@ def _secrets(docker: Docker) -> list[str]:
     return values + [str(environment[name]) for name in stack.secret_variables if environment.get(name)]
 
 
-def _offsite(text: str) -> list[str]:
-    """The values in the file of what copies off-site need."""
+def _engines(text: str) -> list[str]:
+    """The values in a file that the engine alone reads."""
     try:
         told = json.loads(text or "{}")
-        return [*map(str, (told.get("environment") or {}).values()), str(told.get("ssh_key") or "")]
+        single = (str(told.get(name) or "") for name in ("ssh_key", "password"))
+        return [*map(str, (told.get("environment") or {}).values()), *single]
     except (ValueError, AttributeError):
         return []

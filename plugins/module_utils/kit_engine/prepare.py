@@ -118,7 +118,7 @@ def secrets(docker: Docker, *, drop: bool = True) -> bool:
     """
     source, target = docker.stack.bundle / "secrets", docker.stack.root / "shared/secrets"
     found = sorted(source.glob("*")) if source.is_dir() else []
-    wanted = {path.name: path.read_bytes() for path in found if path.name != stacks.OFFSITE_SECRETS}
+    wanted = {path.name: path.read_bytes() for path in found if path.name not in stacks.ENGINE_SECRETS}
     if not wanted and not target.is_dir():
         return False
     target.mkdir(mode=0o700, exist_ok=True)

@@ -48,7 +48,7 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
         # One database bears the name, the old one or the restored; the media files follow it.
         _serve(root, found.id, apart)
         docker = docker_of(root, found.id)
-        restore_media.settle(docker, docker.stack.database)
+        restore_media.settle(docker, docker.stack.backed_up)
         text = f"a restore was cut off; release {found.id} serves the database that bears its name"
     elif switched:
         try:

@@ -20,6 +20,7 @@ from kit_engine import (
     beside,
     command,
     database,
+    external,
     pending,
     recovery,
     restore_media,
@@ -77,9 +78,14 @@ def backups_verb(docker: Docker, arguments: argparse.Namespace) -> None:
 def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     """Bring a backup back."""
     report: Report = arguments.report
-    stack = docker.stack
-    wanted = wanted_database(docker)
+    with external.reached(docker, wanted_database(docker)) as server:
+        _restore_asked(docker, report, server, arguments)
+
+
+def _restore_asked(docker: Docker, report: Report, server: Container, arguments: argparse.Namespace) -> None:
+    stack, wanted = docker.stack, wanted_database(docker)
     found = choose(docker, arguments.backup)
+    external.demand_restorable(docker, server, wanted)
     verbs.confirm(
         stack.env,
         arguments.confirm,
@@ -119,16 +125,26 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
     Raises:
         EngineError: a step failed; before the swap the database in use serves on.
     """
+    wanted = wanted_database(docker)
+    with external.reached(docker, wanted) as server:
+        return _restore(docker, report, server, wanted, found)
+
+
+def _restore(
+    docker: Docker, report: Report, server: Container, wanted: Database, found: dict[str, Any]
+) -> dict[str, Any]:
     report.names = STEPS
-    stack, wanted = docker.stack, wanted_database(docker)
+    stack = docker.stack
     folder = stack.root / backup.FOLDER / found["id"]
     dump = folder / verification.DUMP
-    server = docker.running(wanted.service)
     with report.step("check"):
+        external.demand_restorable(docker, server, wanted)
         restore_media.settle(docker, wanted)
         _demand_sound(docker, found, folder)
-        # The one in use goes on beside it: a full disk would end both.
-        backup.demand_restore_room(docker, int(found.get("database_bytes", found["bytes"])), "The restored database")
+        # The one in use goes on beside it: a full disk would end both. Whose server it is, his is its disk.
+        if stack.database:
+            size = int(found.get("database_bytes", found["bytes"]))
+            backup.demand_restore_room(docker, size, "The restored database")
     with report.step("backup"):
         safety = backup.create(docker, report, kind=backup.SAFETY)
         before = database.migrations(docker)
@@ -142,7 +158,9 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
             with report.step("restore"):
                 _drop_unfinished(docker, server, wanted)
                 _sql(docker, server, wanted, "postgres", f'CREATE DATABASE "{new}" TEMPLATE template0')
-                verification.make_roles(server.id, wanted.user, folder)
+                # Whose server it is, his are its roles.
+                if stack.database:
+                    verification.make_roles(server.id, wanted.user, folder)
                 _load(docker, server, wanted, new, dump, staged.demand_well)
                 loaded = verification.counted(docker, server.id, wanted.user, new)
                 verification.demand_rows(docker, found.get("rows") or {}, loaded, "The restored database")
@@ -169,14 +187,15 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
 
 
 def wanted_database(docker: Docker) -> Database:
-    """Give the stack's own database.
+    """Give the stack's database.
 
     Raises:
-        EngineError: it has none.
+        EngineError: it is external, and an earlier version of the kit did not write it down.
     """
-    found = docker.stack.database
+    found = docker.stack.backed_up
     if found is None:
-        raise EngineError("backup", "An external database is restored where it runs.", "see its provider's backups")
+        problem = "This release knows no database that it could restore; it was rendered by an earlier kit."
+        raise EngineError("backup", problem, docker.stack.make("deploy"))
     return found
 
 
@@ -247,7 +266,7 @@ def _drop_unfinished(docker: Docker, server: Container, wanted: Database) -> Non
     told = command.demand(
         [*_psql(server, wanted, "postgres", names), "--tuples-only", "--no-align"],
         code="database",
-        remedy=docker.stack.make("logs", f"ARGS={wanted.service}"),
+        remedy=wanted.look(docker.stack),
     )
     for name in told.out.split():
         _sql(docker, server, wanted, "postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
@@ -272,7 +291,7 @@ def _sql(docker: Docker, server: Container, wanted: Database, name: str, *statem
     command.demand(
         _psql(server, wanted, name, *statements),
         code="database",
-        remedy=docker.stack.make("logs", f"ARGS={wanted.service}"),
+        remedy=wanted.look(docker.stack),
         limit=docker.stack.limits.command_timeout_seconds,
     )
 

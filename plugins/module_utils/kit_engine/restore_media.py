@@ -11,7 +11,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from kit_engine import command, media_writer, releases, streams, throw_away
+from kit_engine import command, external, media_writer, releases, streams, throw_away
 from kit_engine.beside import Ending
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -104,7 +104,8 @@ def settle(docker: Docker, wanted: Database | None) -> None:
         query = f"SELECT count(*) FROM pg_database WHERE datname = '{kept}'"  # noqa: S608 - a name of our own
         words = ["psql", "--no-psqlrc", "--no-password", "--tuples-only", "--no-align", f"--username={wanted.user}"]
         words += ["--dbname=postgres", f"--command={query}"]
-        asked = docker.execute(docker.running(wanted.service), words, limit=command.QUICK_SECONDS)
+        with external.reached(docker, wanted) as server:
+            asked = docker.execute(server, words, limit=command.QUICK_SECONDS)
         if asked.code:
             raise _unsettled(docker, asked.err)
         what = "finish" if asked.out.strip() == "1" else "drop"

@@ -69,7 +69,7 @@ class Wanted:
     def steps(self, docker: Docker) -> tuple[str, ...]:
         """Name the steps from beginning to end."""
         left_out = {
-            "backup": not self.backup or docker.stack.database is None,
+            "backup": not self.backup or docker.stack.backed_up is None,
             "migrate": not self.commands,
         }
         return (*(name for name in STEPS if not left_out.get(name, False)), *hooks.steps(docker))

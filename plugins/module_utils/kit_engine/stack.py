@@ -15,6 +15,9 @@ FILE_NAME = "stack.json"
 CURRENT = "current"
 # Among the release's secrets, and for no container: `environment` of restic, `ssh_key`, `known_hosts`.
 OFFSITE_SECRETS = "offsite.json"
+# Likewise: `password` and `root_certificate` of a database that somebody else runs.
+EXTERNAL_SECRETS = "external_database.json"
+ENGINE_SECRETS = (OFFSITE_SECRETS, EXTERNAL_SECRETS)
 # The service that stands before web.
 EDGE = "nginx"
 SCHEMA = 1
@@ -49,6 +52,41 @@ class Database:
     image: str
     name: str
     user: str
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a message."""
+        return f"service {self.service}"
+
+    def look(self, stack: Stack) -> str:
+        """Give what to type to see what its server says."""
+        return stack.make("logs", f"ARGS={self.service}")
+
+
+@dataclass(frozen=True)
+class External(Database):
+    """A PostgreSQL that somebody else runs; ``service`` is what its client is called here, ``image`` has that.
+
+    Attributes:
+        host: its address as the app's containers see it.
+        port: its port.
+        sslmode: of libpq.
+        role: that reads for a backup; empty: the user itself.
+    """
+
+    host: str = ""
+    port: int = 5432
+    sslmode: str = "prefer"
+    role: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a message."""
+        return f"server {self.host}:{self.port}"
+
+    def look(self, stack: Stack) -> str:
+        """Give what to do to see what its server says."""
+        return f"look into that server's log; then {stack.make('backup')}"
 
 
 @dataclass(frozen=True)
@@ -167,6 +205,7 @@ class Stack:
         workers_stop_first: whether the app's other processes end before the release commands run.
         hooks: by the moment of a release at which they run.
         secret_variables: environment variables whose values are masked in what hooks say.
+        external: the database where somebody else runs it.
     """
 
     root: Path
@@ -191,6 +230,12 @@ class Stack:
     hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
     secret_variables: tuple[str, ...] = ()
     backup: Backups = Backups()
+    external: External | None = None
+
+    @property
+    def backed_up(self) -> Database | None:
+        """The database that backups are made of, whoever runs it."""
+        return self.database or self.external
 
     @property
     def release(self) -> str:
@@ -344,6 +389,7 @@ def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -
         hooks=_hooks(reader.maybe("hooks")),
         secret_variables=reader.texts("secret_variables") if reader.given("secret_variables") else (),
         backup=_backups(reader.maybe("backup")),
+        external=_external(reader.maybe("external")),
         limits=Limits(
             min_free_bytes=limits.number("min_free_bytes"),
             ready_timeout_seconds=limits.number("ready_timeout_seconds"),
@@ -361,6 +407,22 @@ def _backups(reader: _Reader | None) -> Backups:
     told: dict[str, Any] = {name: reader.number(name) for name in numbers if reader.given(name)}
     told.update({name: reader.text(name) for name in texts if reader.data.get(name)})
     return Backups(**told)
+
+
+def _external(reader: _Reader | None) -> External | None:
+    if reader is None:
+        return None
+    return External(
+        # No service of a Compose file may have such a name.
+        service="external database",
+        volume="",
+        image=reader.text("image"),
+        name=reader.text("name"),
+        user=reader.text("user"),
+        host=reader.text("host"),
+        port=reader.number("port"),
+        sslmode=reader.text("sslmode"),
+    )
 
 
 def _hooks(reader: _Reader | None) -> dict[str, tuple[Hook, ...]]:

@@ -102,17 +102,18 @@ class Server:
         )
 
 
-def words(docker: Docker, purpose: str, capabilities: Sequence[str]) -> list[str]:
-    """Give what begins ``docker run`` for such a container: no network, limits, no log, no way to become more.
+def words(docker: Docker, purpose: str, capabilities: Sequence[str], network: str = "none") -> list[str]:
+    """Give what begins ``docker run`` for such a container: limits, no log, no way to become more.
 
     Args:
         docker: the stack's containers.
         purpose: in a word; part of its name.
         capabilities: those that it keeps.
+        network: that it is in.
     """
     return [
         *("docker", "run", "--name", name_of(docker, purpose), "--label", f"{LABEL}={docker.stack.project}"),
-        *("--pull", "never", "--network", "none", "--memory", MEMORY, "--cpus", CPUS, "--pids-limit", PIDS),
+        *("--pull", "never", "--network", network, "--memory", MEMORY, "--cpus", CPUS, "--pids-limit", PIDS),
         *("--cpu-shares", SHARES),
         *("--security-opt", "no-new-privileges", "--cap-drop", "ALL"),
         *(word for one in capabilities for word in ("--cap-add", one)),
@@ -127,7 +128,8 @@ def name_of(docker: Docker, purpose: str) -> str:
 def remove_left(docker: Docker) -> None:
     """Remove those of earlier runs, and their volumes; the caller holds the host's lock, so nobody uses them."""
     label = f"label={LABEL}={docker.stack.project}"
-    found = command.run(["docker", "ps", "--all", "--quiet", "--filter", label]).out.split()
+    listed = command.run(["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", label]).out.split()
+    found = set(listed) - {one.id for one in docker.lent.values()}
     if found:
         command.run(["docker", "rm", "--force", "--volumes", *found])
 
@@ -145,14 +147,16 @@ def server_like(docker: Docker, server: Container, wanted: Database, size: int) 
     Returns:
         The server, which may still be starting.
     """
+    # The user of a foreign server is no superuser there, as the backup's roles say: this one stays what it is.
+    user = wanted.user if wanted.volume else "kit_restore_test"
     place = ("--tmpfs", f"{_DATA}:{SMALL_PLACE}") if size <= SMALL_BYTES else ("--volume", _DATA)
     run = [
         *words(docker, "restore-test", _CAPABILITIES), "--detach", "--restart", "no", *place, "--user", "0:0",
         *("--env", f"PGDATA={_DATA}/data", "--env", f"PGHOST={_SOCKETS}", "--entrypoint", "sh", server.image),
-        *("-c", _START, "sh", wanted.user, *(word for one in _CARELESS for word in ("-c", one))),
+        *("-c", _START, "sh", user, *(word for one in _CARELESS for word in ("-c", one))),
     ]  # fmt: skip
     with command.begin(run) as starting:
-        made = Server(docker, wanted.user, starting)
+        made = Server(docker, user, starting)
         try:
             yield made
         finally:
