@@ -96,16 +96,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             told = Story(kit, vault, host)
             told.make("secrets")
             # As the page has it.
-            for line in _section(scratch):
+            for line in commands(PAGE, marked_only=False, only="### Off-site"):
                 told.type(f"{line} MANIFEST={NAME}/deploy.yml" if line.startswith("make") else line)
             yield told
-
-
-def _section(scratch: Path) -> list[str]:
-    """The page's commands under its heading on this."""
-    page = scratch / "section.md"
-    page.write_text(PAGE.read_text().partition("### Off-site\n")[2].partition("\n### ")[0])
-    return commands(page, marked_only=False)
 
 
 @contextmanager
