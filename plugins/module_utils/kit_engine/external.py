@@ -79,9 +79,10 @@ def demand_restorable(docker: Docker, server: Container, wanted: Database) -> No
     """
     if not isinstance(wanted, External):
         return
+    quoted = wanted.name.replace("'", "''")
     question = (
-        "SELECT rolsuper OR rolcreatedb, rolsuper OR pg_has_role(current_user, datdba, 'USAGE') "  # noqa: S608
-        f"FROM pg_roles, pg_database WHERE rolname = current_user AND datname = '{wanted.name}'"
+        "SELECT rolsuper OR rolcreatedb, rolsuper OR pg_has_role(current_user, datdba, 'USAGE') "  # noqa: S608 - quoted
+        f"FROM pg_roles, pg_database WHERE rolname = current_user AND datname = '{quoted}'"
     )
     done = _ask(docker, server, wanted, "postgres", question)
     role, name = wanted.user.replace('"', '""'), wanted.name
