@@ -49,6 +49,45 @@ with signals.taken(), lock.held(root, "a step", "ada@laptop", session=token):
     except signals.Interrupted:
         print("interrupted", flush=True)
 """
+# A session whose engine has one verb more: it notes what becomes of it in a file, whatever becomes of its output.
+SESSION = """
+import json, os, sys, time, types
+from pathlib import Path
+from kit_engine import cli, signals
+from kit_engine.errors import EngineError
+
+def verb(arguments):
+    asked, report = json.loads(arguments.request), arguments.report
+    note = Path(asked["note"])
+    try:
+        if asked.get("fails"):
+            raise EngineError("broken", "It is broken.", "mend it")
+        if asked.get("dies"):
+            os.kill(os.getpid(), 9)
+        content = sys.stdin.buffer.read()
+        report.say("begun")
+        note.write_text(f"begun {os.getpid()}")
+        if asked.get("deferred"):
+            with signals.deferred():
+                time.sleep(asked["deferred"])
+                report.say("switched")
+                note.write_text("switched")
+        time.sleep(asked.get("seconds", 0))
+        report.say("half\\u2026")
+        report.done({"size": len(content), "pid": os.getpid()}, "")
+        note.write_text("done")
+    except signals.Interrupted:
+        if not asked.get("deferred"):
+            note.write_text("interrupted")
+        raise
+
+module = types.ModuleType("kit_engine.test_verb")
+module.run = verb
+sys.modules["kit_engine.test_verb"] = module
+cli._BY_REQUEST["test"] = "test_verb.run"
+cli._CHANGES = {**cli._CHANGES, "test": lambda given: bool(given.session)}
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 class Programs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,17 +32,18 @@ def asked(keeper: str, order: Mapping[str, Any], content: bytes = b"") -> Iterat
     Raises:
         SessionLostError: before the first of them is told, or between two of them.
     """
+    mine = secrets.token_hex(4)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.settimeout(_ANSWER_SECONDS)
             connection.connect(keeper)
             # However long a verb takes: the task has a time limit.
             connection.settimeout(None)
-            connection.sendall(json.dumps({**order, "size": len(content)}).encode() + b"\n" + content)
+            connection.sendall(json.dumps({**order, "id": mine, "size": len(content)}).encode() + b"\n" + content)
         except OSError as error:
             raise SessionLostError(str(error)) from error
         with cast("IO[bytes]", connection.makefile("rb")) as lines:
-            yield _told(lines)
+            yield _told(lines, mine)
 
 
 def run(keeper: str, words: list[str], content: bytes, show: Any) -> dict[str, Any]:
@@ -68,12 +70,14 @@ def run(keeper: str, words: list[str], content: bytes, show: Any) -> dict[str, A
     raise SessionLostError("it said nothing more")
 
 
-def _told(lines: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _told(lines: IO[bytes], mine: str) -> Iterator[dict[str, Any]]:
     try:
         for line in lines:
             told: dict[str, Any] = json.loads(line)
             if "lost" in told:
                 raise SessionLostError(str(told["lost"]))
-            yield told
+            # Of an order whose task has gone, the rest may come yet.
+            if told.pop("id", mine) == mine:
+                yield told
     except OSError as error:
         raise SessionLostError(str(error)) from error

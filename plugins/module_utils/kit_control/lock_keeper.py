@@ -136,8 +136,11 @@ class Keeper:
                 line = given.readline()
                 order = json.loads(line)
                 content = given.read(int(order["size"]))
+            whole = len(content) == int(order["size"])
         except (OSError, ValueError, KeyError):
-            # The task has ended in the middle of it.
+            whole = False
+        if not whole:
+            # The task has ended in the middle of it; a part would have the session take heartbeats for the rest.
             connection.close()
             return False
         if self._asking:

@@ -20,7 +20,7 @@ import sys
 import syslog
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -52,9 +52,10 @@ def session_verb(arguments: argparse.Namespace) -> None:
     """Run the steps of one deploy, and hold the lock for those that change the host.
 
     The request: ``who``. Standard input: heartbeats, and orders between them; each is ORDER, a line of JSON and as many
-    bytes as its ``size`` says. ``lock`` takes the lock, with ``command`` and ``wait``; ``call`` holds the words of a
-    verb, whose standard input the bytes are. Standard output: lines of JSON; ``ready`` once, ``waiting`` and ``ok``
-    with ``token`` for the lock, ``progress`` and then ``ended``, ``out`` and ``err`` for a verb.
+    bytes as its ``size`` says; its ``id`` stands in all answers to it. ``lock`` takes the lock, with ``command`` and
+    ``wait``; ``call`` holds the words of a verb, whose standard input the bytes are. Standard output: lines of JSON;
+    ``ready`` once, ``waiting`` and ``ok`` with ``token`` for the lock, ``progress`` and then ``ended``, ``out`` and
+    ``err`` for a verb.
     """
     who = str(json.loads(arguments.request)["who"])
     root: Path = arguments.root.resolve()
@@ -71,12 +72,14 @@ def session_verb(arguments: argparse.Namespace) -> None:
         raise SystemExit(1)
     new = lock.owner(str(asked["command"]), who)
     try:
-        descriptor = lock.take(place, new, float(asked["wait"]), lambda text: node.tell({"waiting": text}), node.pause)
+        descriptor = lock.take(
+            place, new, float(asked["wait"]), lambda text: node.answer(asked, {"waiting": text}), node.pause
+        )
     except _Lost:
         raise SystemExit(1) from None
     with signals.deferred(), lock.holding(place, descriptor):
         steps = _Steps(place, descriptor, secrets.token_hex(16), serving.selector)
-        node.tell({"ok": True, "token": steps.token})
+        node.answer(asked, {"ok": True, "token": steps.token})
         if not serving.until_ended(steps):
             steps.end()
             after_loss(root, recover)
@@ -136,6 +139,10 @@ class _Node:
         except OSError:
             self._gone = True
 
+    def answer(self, asked: Mapping[str, Any], told: dict[str, object]) -> None:
+        """Tell it something of what it asked for."""
+        self.tell({**told, **({"id": asked["id"]} if "id" in asked else {})})
+
     def _take(self) -> bool:
         """Take an order or the end off what has come, where one is there as a whole."""
         # Before it lie heartbeats, and a password that sudo did not want.
@@ -173,6 +180,7 @@ class _Serving:
     def __init__(self, node: _Node) -> None:
         self._node = node
         self._calls = Calls()
+        self._asked: Mapping[str, Any] = {}
         self._told = 0.0
         # select(2), since epoll takes no regular file as standard input.
         self.selector = selectors.SelectSelector()
@@ -204,6 +212,7 @@ class _Serving:
             asked, content = node.orders.popleft()
             if "call" not in asked:
                 return asked
+            self._asked = asked
             calls.begin([str(word) for word in asked["call"]], content)
             self._told = time.monotonic()
         for key, _ in self.selector.select(PROGRESS_SECONDS if calls.busy else LOOK_SECONDS):
@@ -212,7 +221,7 @@ class _Serving:
             elif key.fileobj is calls:
                 if calls.busy:
                     self._tell_progress()
-                node.tell(calls.ended())
+                node.answer(self._asked, calls.ended())
                 if not calls.alive:
                     node.leave()
             elif steps and isinstance(key.fileobj, socket.socket):
@@ -225,7 +234,7 @@ class _Serving:
         told = self._calls.progress()
         if told or time.monotonic() - self._told >= QUIET_SECONDS:
             self._told = time.monotonic()
-            self._node.tell({"progress": told})
+            self._node.answer(self._asked, {"progress": told})
 
 
 class _Steps:
