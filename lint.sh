@@ -22,7 +22,7 @@ check "mypy" mypy plugins tests
 check "ruff" ruff check
 check "ruff format" ruff format --check
 check "yamllint" yamllint --strict .
-mapfile -t scripts < <(git ls-files '*.sh' .ci/run tests/bench/floor)
+mapfile -t scripts < <(git ls-files '*.sh' .ci/run tests/bench/floor tests/bench/floor_release)
 check "shellcheck" shellcheck "${scripts[@]}"
 check "hadolint" hadolint Dockerfile
 # Package versions are those of the Debian release that the base images are made of.
