@@ -64,10 +64,8 @@ class Delivery:
     def words(self, variables: Mapping[str, Any]) -> list[str]:
         """The command that delivers; variables travel in a file."""
         wiring = yaml.safe_load((ROOT / "playbooks/group_vars/all/kit.yml").read_text())
-        # What roles tell later ones must stay theirs to set: extra variables would win over it.
-        told = ("base_images_resolved", "app_image_resolved")
         given = {
-            **{name: value for name, value in wiring.items() if name not in told},
+            **wiring,
             "kit_root": str(ROOT),
             "kit_build_root": str(self.scratch / "build"),
             "project_manifest": str(self.scratch / "project/deploy.yml"),

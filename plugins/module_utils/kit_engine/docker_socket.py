@@ -87,6 +87,11 @@ def _ask(path: str, query: dict[str, str]) -> tuple[int, bytes]:
         connection.close()
 
 
+def builder() -> str:
+    """Name the builder of the engine that the client would ask; one of the user's own may sit elsewhere."""
+    return "default" if os.environ.get("DOCKER_HOST") else _context() or "default"
+
+
 def _place() -> str:
     """The socket that the client would use; empty where it would not use one of this machine."""
     named = os.environ.get("DOCKER_HOST", "")

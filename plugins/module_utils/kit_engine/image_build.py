@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Optional
 
-from kit_engine import lock, machine
+from kit_engine import docker_socket, lock, machine
 from kit_engine.base_images import recipe
-from kit_engine.command import run, tail
+from kit_engine.command import tail
 from kit_engine.errors import EngineError
 
 # Measured on 2 cores: 5 to 30 s for an image with nothing in the cache. A slow mirror may take ten times that.
@@ -42,9 +42,9 @@ def build(
         EngineError: the build failed or took too long; the message holds its last lines.
     """
     with tempfile.TemporaryDirectory(prefix="kit-build-") as folder:
-        # The engine's own builder: one of the user's may sit elsewhere, where our base images are not.
-        own = run(["docker", "context", "inspect", "--format", "{{.Name}}"]).out.strip() or "default"
-        words = ["docker", "buildx", "build", f"--builder={own}", "--load", "--progress=plain", f"--tag={ref}"]
+        # Where our base images are.
+        words = ["docker", "buildx", "build", f"--builder={docker_socket.builder()}", "--load", "--progress=plain"]
+        words += [f"--tag={ref}"]
         words += [f"--target={target}"] if target else []
         words += [f"--build-arg={name}={value}" for name, value in arguments.items()]
         words += [f"--label={name}={value}" for name, value in (labels or {}).items()]

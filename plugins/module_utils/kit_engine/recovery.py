@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Optional
@@ -144,6 +145,7 @@ def serve(docker: Docker, report: Report) -> None:
         releases.switch(stack.root, stack.release)
 
 
+@cache
 def docker_of(root: Path, release_id: str) -> Docker:
-    """Give the containers as a release that lies on this host wants them."""
+    """Give the containers as a release that lies on this host wants them; its files are what they are from then on."""
     return Docker(stacks.load(root, root / releases.FOLDER / release_id))

@@ -130,7 +130,9 @@ def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
         for service in stack.app_services[1:]:
             readiness.wait_healthy(docker, service, restarts)
         if commands.ran:
-            release_commands.remember(docker, docker.running(stack.web), wanted[stack.web])
+            release_commands.remember(
+                docker, release_commands.fingerprint(docker, docker.running(stack.web), wanted[stack.web])
+            )
         changes.admin = admin.ensure(docker, bool(changes.migrations))
         after = docker.containers()
         current.remember(docker, after, wanted)

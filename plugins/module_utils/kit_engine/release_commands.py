@@ -48,7 +48,7 @@ def run_if_needed(
     """
     stack = docker.stack
     record = stack.root / RECORD
-    if current_web and _recorded(record) == _fingerprint(docker, current_web[0], configuration):
+    if current_web and _recorded(record) == fingerprint(docker, current_web[0], configuration):
         return Outcome(False, [])
     before()
     applied: list[str] = []
@@ -59,18 +59,16 @@ def run_if_needed(
     return Outcome(True, applied)
 
 
-def remember(docker: Docker, web: Container, configuration: str) -> None:
+def remember(docker: Docker, done_for: str) -> None:
     """Note for which release and database the commands ran.
 
     Args:
-        docker: the stack's containers; the database runs.
-        web: a container of the release's web.
-        configuration: fingerprint of web's configuration.
+        docker: the stack's containers.
+        done_for: its :func:`fingerprint`.
     """
     record = docker.stack.root / RECORD
-    done = {"done_for": _fingerprint(docker, web, configuration)}
-    if _recorded(record) != done["done_for"]:
-        record.write_text(json.dumps(done) + "\n", encoding="utf-8")
+    if _recorded(record) != done_for:
+        record.write_text(json.dumps({"done_for": done_for}) + "\n", encoding="utf-8")
 
 
 def run_in_place(docker: Docker, applied: list[str]) -> None:
@@ -90,6 +88,8 @@ def run(docker: Docker, applied: list[str], execute: one_off.Execute) -> None:
         EngineError: a command failed; with the end of what it said, and what was applied before.
     """
     stack = docker.stack
+    if not stack.release_commands:
+        return
     before = set(database.migrations(docker))
     for words in stack.release_commands:
         done = execute(words)
@@ -120,8 +120,14 @@ def _recorded(record: Path) -> str:
         return ""
 
 
-def _fingerprint(docker: Docker, web: Container, configuration: str) -> str:
-    """Everything that could make a release command act again, as one hash."""
+def fingerprint(docker: Docker, web: Container, configuration: str) -> str:
+    """Hash everything that could make a release command act again.
+
+    Args:
+        docker: the stack's containers; the database runs.
+        web: a container of the release's web.
+        configuration: fingerprint of web's configuration.
+    """
     stack = docker.stack
     facts = [
         web.image,

@@ -174,14 +174,15 @@ def switch(docker: Docker, report: Report, *, publish: bool = False) -> None:
             follow(docker)
             if publish and stack.app_files:
                 release.publish_static(docker, stack.app_files)
-        with report.step("ready"):
-            readiness.wait_ready(docker, {})
-            for service in stack.workers:
-                readiness.wait_healthy(docker, service, {})
+        with report.step("ready"), ThreadPoolExecutor(1) as aside:
             prepare.secrets(docker)
             wanted = current.fingerprints(docker)
             web = next(item for item in docker.of(stack.web) if item.release == stack.release)
-            release_commands.remember(docker, web, wanted[stack.web])
+            done_for = aside.submit(release_commands.fingerprint, docker, web, wanted[stack.web])
+            readiness.wait_ready(docker, {})
+            for service in stack.workers:
+                readiness.wait_healthy(docker, service, {})
+            release_commands.remember(docker, done_for.result())
             # What is noted is of the containers that stay.
             gone()
             _drop_sockets(docker)

@@ -1,5 +1,4 @@
-"""The verbs that a session runs, each in a fork of a process that has loaded the engine: a start of Python takes longer
-than most of them.
+"""Verbs that run in a fork of a process that has loaded the engine: a start of Python takes longer than most of them.
 
 What a verb reads and writes are files in memory. Neither a lost connection nor a session that was killed can break them
 under a verb that is in the middle of what it must finish.
@@ -15,15 +14,53 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Optional
+from typing import NoReturn, Optional
 
 # What most verbs of a deploy load.
 _LOADED = ("cli", "preflight_verb", "images_verbs", "releasing")
 # In the order in which a fork is given them.
 _FILES = ("words", "in", "out", "err", "progress")
+
+
+class Files:
+    """What one verb reads and writes.
+
+    Attributes:
+        descriptors: by what is in them; :func:`be` takes them.
+
+    Args:
+        words: its command line.
+        content: its standard input.
+    """
+
+    def __init__(self, words: Sequence[str], content: bytes) -> None:
+        self.descriptors = {name: os.memfd_create(f"kit-{name}") for name in _FILES}
+        self._seen = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for name, text in (("words", json.dumps(list(words)).encode()), ("in", content)):
+            with open(self.descriptors[name], "wb", closefd=False) as file:
+                file.write(text)
+            os.lseek(self.descriptors[name], 0, os.SEEK_SET)
+
+    def progress(self) -> str:
+        """Give what the verb told of itself since this was asked last."""
+        new = self._read("progress", self._seen)
+        self._seen += len(new)
+        return self._decoder.decode(new)
+
+    def printed(self) -> dict[str, str]:
+        """Take what the verb printed, ``out`` and ``err``; it has ended, and nothing is left of its files."""
+        told = {name: self._read(name).decode(errors="replace") for name in ("out", "err")}
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
+        return told
+
+    def _read(self, name: str, begin: int = 0) -> bytes:
+        descriptor = self.descriptors[name]
+        return os.pread(descriptor, os.fstat(descriptor).st_size, begin)
 
 
 class Calls:
@@ -36,9 +73,7 @@ class Calls:
         self._channel, theirs = socket.socketpair()
         # False once nothing can be run any more.
         self.alive = True
-        self._files: dict[str, int] = {}
-        self._seen = 0
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._files: Optional[Files] = None
         sys.stdout.flush()
         if os.fork() == 0:
             self._channel.close()
@@ -52,7 +87,7 @@ class Calls:
     @property
     def busy(self) -> bool:
         """Whether a verb runs."""
-        return bool(self._files)
+        return self._files is not None
 
     def begin(self, words: Sequence[str], content: bytes) -> None:
         """Start a verb.
@@ -61,20 +96,12 @@ class Calls:
             words: its command line.
             content: its standard input.
         """
-        self._files = {name: os.memfd_create(f"kit-{name}") for name in _FILES}
-        self._seen = 0
-        self._decoder.reset()
-        for name, text in (("words", json.dumps(list(words)).encode()), ("in", content)):
-            with open(self._files[name], "wb", closefd=False) as file:
-                file.write(text)
-            os.lseek(self._files[name], 0, os.SEEK_SET)
-        socket.send_fds(self._channel, [b"."], list(self._files.values()))
+        self._files = Files(words, content)
+        socket.send_fds(self._channel, [b"."], list(self._files.descriptors.values()))
 
     def progress(self) -> str:
         """Give what the verb told of itself since this was asked last."""
-        new = os.pread(self._files["progress"], os.fstat(self._files["progress"]).st_size, self._seen)
-        self._seen += len(new)
-        return self._decoder.decode(new)
+        return self._files.progress() if self._files else ""
 
     def ended(self) -> dict[str, object]:
         """Take how the verb ended.
@@ -84,14 +111,9 @@ class Calls:
         """
         told = self._channel.recv(64)
         self.alive = bool(told)
-        result: dict[str, object] = {"ended": int(told) if told else -int(signal.SIGKILL), "out": "", "err": ""}
-        for name in ("out", "err") if self._files else ():
-            size = os.fstat(self._files[name]).st_size
-            result[name] = os.pread(self._files[name], size, 0).decode(errors="replace")
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files = {}
-        return result
+        printed = self._files.printed() if self._files else {"out": "", "err": ""}
+        self._files = None
+        return {"ended": int(told) if told else -int(signal.SIGKILL), **printed}
 
 
 def _wait_for_work(channel: socket.socket) -> None:
@@ -112,7 +134,7 @@ def _wait_for_work(channel: socket.socket) -> None:
             pid = os.fork()
             if pid == 0:
                 channel.close()
-                _run(dict(zip(_FILES, descriptors)))
+                be(dict(zip(_FILES, descriptors)))
             for descriptor in descriptors:
                 os.close(descriptor)
             _, status = os.waitpid(pid, 0)
@@ -122,12 +144,20 @@ def _wait_for_work(channel: socket.socket) -> None:
         os._exit(1)
 
 
-def _run(files: dict[str, int]) -> None:
-    """Be one verb; never returns."""
+def be(files: Mapping[str, int]) -> NoReturn:
+    """Be one verb, in a process made for it by a fork; never returns.
+
+    Args:
+        files: descriptors of a :class:`Files`.
+    """
     code: Optional[int] = 1
     try:
         for number, name in enumerate(("in", "out", "err")):
             os.dup2(files[name], number)
+        # What these were in the process that forked may lead elsewhere.
+        sys.stdin, sys.stdout, sys.stderr = (
+            os.fdopen(number, mode, encoding="utf-8") for number, mode in enumerate("rww")
+        )
         os.environ["KIT_PROGRESS"] = f"/proc/self/fd/{files['progress']}"
         with open(files["words"], "rb", closefd=False) as file:
             words = json.load(file)
