@@ -49,8 +49,8 @@ with signals.taken(), lock.held(root, "a step", "ada@laptop", session=token):
     except signals.Interrupted:
         print("interrupted", flush=True)
 """
-# A session whose engine has one verb more: it notes what becomes of it in a file, whatever becomes of its output.
-SESSION = """
+# An engine with one verb more: it notes what becomes of it in a file, whatever becomes of its output.
+TEST_VERB = """
 import json, os, sys, time, types
 from pathlib import Path
 from kit_engine import cli, signals
@@ -86,8 +86,8 @@ module.run = verb
 sys.modules["kit_engine.test_verb"] = module
 cli._BY_REQUEST["test"] = "test_verb.run"
 cli._CHANGES = {**cli._CHANGES, "test": lambda given: bool(given.session)}
-sys.exit(cli.main(sys.argv[1:]))
 """
+SESSION = f"{TEST_VERB}\nsys.exit(cli.main(sys.argv[1:]))\n"
 
 
 class Programs:
