@@ -179,19 +179,70 @@ def have_docker(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> N
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
+def own(folder: Path) -> tuple[Docker, stack.Database]:
+    """A stack that runs its database itself."""
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    found = Docker(stack.read(data, folder, folder / "releases/one"))
+    assert found.stack.database is not None
+    return found, found.stack.database
+
+
+ASKED: tuple[Callable[[backup_dump.Session], object], ...] = (
+    backup_dump.Session.size,
+    backup_dump.Session.client,
+    lambda session: backup_dump.snapshot(session.docker, session, session.wanted).__enter__(),
+)
+
+
+@pytest.mark.parametrize("asked", ASKED)
 def test_a_session_that_never_answers_is_given_up_in_a_minute_and_not_in_a_day(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Callable[[backup_dump.Session], object]
 ) -> None:
     have_docker(tmp_path, monkeypatch, "exec sleep 30")
     monkeypatch.setattr(backup_dump, "FIRST_SECONDS", 0.3)
-    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
-    found = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
-    database = found.stack.database
-    assert database is not None
+    found, database = own(tmp_path)
     begun = time.monotonic()
-    with pytest.raises(EngineError, match="no answer within"), backup_dump.snapshot(found, SERVER, database):
-        pass
+    with (
+        pytest.raises(EngineError, match="no answer within"),
+        backup_dump.opened(found, SERVER, database) as session,
+    ):
+        asked(session)
     assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_the_client_says_of_itself_may_come_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """It is asked beside the session, and no row that was counted before it answered is lost."""
+    client = "echo 'client zstd:3 pg_dump (PostgreSQL) 16.10 (Debian 16.10-1)'"
+    answers = (
+        f"""SELECT*bytes*) echo '{{"bytes" : 7}}'; {"" if late else client};;""",
+        """SELECT*snapshot*) echo WARNING; echo '{"server" : "16.10", "snapshot" : "3-1"}'; """
+        f"""echo '["public.a", 3]'; {client if late else ""}; echo '["public.b", 0]';;""",
+    )
+    script = f"while read -r line; do case $line in {' '.join(answers)} esac; done".replace("; ;", ";")
+    have_docker(tmp_path, monkeypatch, script)
+    found, database = own(tmp_path)
+    with backup_dump.opened(found, SERVER, database) as session:
+        assert session.size() == 7
+        with backup_dump.snapshot(found, session, database) as moment:
+            assert (moment.id, moment.server) == ("3-1", "16.10")
+            assert session.client() == backup_dump.Client("16.10", "zstd:3")
+        assert moment.rows == {"public.a": 3, "public.b": 0}
+
+
+def test_a_program_that_has_ended_is_not_late_however_long_the_block_goes_on() -> None:
+    """What fails then, such as a restore that follows a dump, keeps its own words."""
+
+    def fail_later() -> None:
+        with streams.open_to(["true"], 0.2) as (running, _, _):
+            running.wait()
+            time.sleep(0.4)
+            raise EngineError("backup", "of its own", "")
+
+    with pytest.raises(EngineError, match="of its own"):
+        fail_later()
 
 
 def test_of_a_foreign_server_nobody_is_told_that_the_role_cannot_be_made_there(
@@ -202,7 +253,11 @@ def test_of_a_foreign_server_nobody_is_told_that_the_role_cannot_be_made_there(
     data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
     found = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
     database = stack.External("there", "", "image", "site", "site", host="db.test", role="kit_backup")
-    with pytest.raises(EngineError) as caught, backup_dump.snapshot(found, SERVER, database):
+    with (
+        pytest.raises(EngineError) as caught,
+        backup_dump.opened(found, SERVER, database) as session,
+        backup_dump.snapshot(found, session, database),
+    ):
         pass
     problem = "Database site (server db.test:5432) does not let role kit_backup read it:\n    ERROR:  permission denied"
     assert caught.value.problem.startswith(problem)

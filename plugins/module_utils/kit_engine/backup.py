@@ -13,7 +13,7 @@ import tarfile
 import time
 from calendar import timegm
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,6 @@ from kit_engine import (
     backup_media,
     backup_role,
     beside,
-    database,
     disk,
     external,
     releases,
@@ -124,22 +123,24 @@ def _create(docker: Docker, report: Report, server: Container, wanted: Database,
     folder = stack.root / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    remove_unfinished(stack.root)
-    throw_away.remove_left(docker)
-    size = database.size(docker)
-    reached, why = verification.level_for(docker, size, level)
-    _demand_space(docker, folder, size, restores=reached == RESTORE)
-    new = folder / f"{UNFINISHED}{os.getpid()}"
-    new.mkdir(mode=0o700)
-    try:
-        done = _fill(docker, report, server, wanted, new, size, reached, kind)
-        new.rename(folder / done.id)
-        releases.sync_folder(folder)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        with suppress(EngineError):
-            backup_role.end_sessions(server, wanted)
-        raise
+    with backup_dump.opened(docker, server, wanted) as session:
+        # Meanwhile the session starts.
+        remove_unfinished(stack.root)
+        throw_away.remove_left(docker)
+        size = session.size()
+        reached, why = verification.level_for(docker, size, level)
+        _demand_space(docker, folder, size, restores=reached == RESTORE)
+        new = folder / f"{UNFINISHED}{os.getpid()}"
+        new.mkdir(mode=0o700)
+        try:
+            done = _fill(docker, report, server, session, wanted, new, size, reached, kind)
+            new.rename(folder / done.id)
+            releases.sync_folder(folder)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            with suppress(EngineError):
+                backup_role.end_sessions(server, wanted)
+            raise
     _tell(report, done, why)
     return done
 
@@ -258,8 +259,9 @@ def _checked(folder: Path) -> dict[str, Any]:
 
 
 def _fill(
-    docker: Docker, report: Report, server: Container, wanted: Database, new: Path, size: int, level: str, kind: str
-) -> Backup:
+    docker: Docker, report: Report, server: Container, session: backup_dump.Session, wanted: Database, new: Path,
+    size: int, level: str, kind: str,
+) -> Backup:  # fmt: skip
     """Write everything into the new folder, the manifest last, and verify it."""
     begun = time.monotonic()
     # What it is restored into starts while the dump is made.
@@ -267,7 +269,7 @@ def _fill(
         throw_away.server_like(docker, server, wanted, size) if level == RESTORE else nullcontext()
     )
     with server_of_its_own as trial:
-        facts = _dump(docker, report, server, wanted, new, size)
+        facts = _dump(docker, report, server, session, wanted, new, size)
         if level != CHECKSUM:
             verification.reach(docker, report, server, new, facts, trial)
     stack = docker.stack
@@ -280,7 +282,10 @@ def _fill(
     return done
 
 
-def _dump(docker: Docker, report: Report, server: Container, wanted: Database, new: Path, size: int) -> dict[str, Any]:
+def _dump(
+    docker: Docker, report: Report, server: Container, session: backup_dump.Session, wanted: Database, new: Path,
+    size: int,
+) -> dict[str, Any]:  # fmt: skip
     """Write all files but the manifest; gives what that says of them."""
     stack = docker.stack
     before = newest(stack.root)
@@ -290,18 +295,17 @@ def _dump(docker: Docker, report: Report, server: Container, wanted: Database, n
     # As small beside the database as the last one was; the first is smaller than the database.
     last = before["bytes"] * size // max(1, before.get("database_bytes", size)) if before else size
     dump = new / DUMP
-    # Compressing takes one processor nearly all the time; the media files are copied meanwhile.
-    with beside.begun(partial(_media, docker, report, new, min(last, size) if before else 0)) as copied:
+    with ExitStack() as beside_it:
         # The moment is let go when it is dumped: it keeps the server from clearing up, and media files may take hours.
-        with (
-            beside.begun(lambda _: backup_dump.client_of(docker, server, wanted)) as asked,
-            backup_dump.snapshot(docker, server, wanted) as moment,
-        ):
-            client = asked.result()
+        with backup_dump.snapshot(docker, session, wanted) as moment:
+            # Compressing takes one processor nearly all the time; the media files are copied meanwhile.
+            media = partial(_media, docker, report, new, min(last, size) if before else 0)
+            copied = beside_it.enter_context(beside.begun(media))
             with beside.begun(partial(_small_files, docker, server, wanted, new)):
+                client = session.client()
                 progress = streams.Progress(report, "dumped", last, about=True)
                 digest = backup_dump.dump(docker, server, wanted, moment, client, dump, progress, copied.demand_well)
-        media = copied.result()
+        found = copied.result()
     written = [new / name for name in (ROLES, CONFIGURATION, MEDIA_LIST) if (new / name).is_file()]
     files = {DUMP: {"bytes": streams.size_of(dump), "sha256": digest}}
     files.update({one.name: {"bytes": streams.size_of(one), "sha256": verification.sha256(one)} for one in written})
@@ -309,7 +313,7 @@ def _dump(docker: Docker, report: Report, server: Container, wanted: Database, n
         "made": round(time.time(), 3), "project": stack.project, "env": stack.env, "release": stack.release,
         "database": wanted.name, "server": moment.server, "client": client.version, **files[DUMP],
         "database_bytes": size, "compression": client.compression, "files": files, "rows": moment.rows,
-        "media": asdict(media) if media else None,
+        "media": asdict(found) if found else None,
     }  # fmt: skip
 
 

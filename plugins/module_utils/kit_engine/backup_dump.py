@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Optional
 
-from kit_engine import backup_role, command, streams
+from kit_engine import backup_role, command, database, streams
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.stack import Database
@@ -28,6 +30,13 @@ _LOW = (
     "low=; command -v nice >/dev/null && low='nice -n 10'; "
     'command -v ionice >/dev/null && low="$low ionice -t -c 2 -n 7"; exec $low "$@"'
 )
+# Beside psql, what dumps is asked how it compresses: from 16 on it knows the word zstd, but only some builds can do it,
+# as they say at once.
+_CLIENT = "client "
+_ASK_CLIENT = f"""
+{{ if %(probe)s >/dev/null 2>&1; then how={ZSTD}; else how={GZIP}; fi; echo "{_CLIENT}$how $(pg_dump --version)"; }} &
+exec "$@"
+"""
 # One JSON array a table: its name as SQL writes it, its rows. What an extension brings is not dumped, but made anew.
 COUNTS = """
 SET search_path = pg_catalog;
@@ -76,9 +85,88 @@ class Client:
     compression: str
 
 
+class Session:
+    """A session of the database's user, by which a backup is made from its first question on: starting one costs.
+
+    Args:
+        docker: the stack's containers.
+        wanted: the database.
+        running: psql, or what starts it.
+        stdin: its input.
+        stdout: what it says, and what it complains of; the client's own line (:data:`_CLIENT`) among it.
+    """
+
+    def __init__(
+        self, docker: Docker, wanted: Database, running: subprocess.Popen[bytes], stdin: IO[bytes], stdout: IO[bytes]
+    ) -> None:
+        self.docker, self.wanted, self.running, self.stdin, self.stdout = docker, wanted, running, stdin, stdout
+        self._client: Optional[Client] = None
+        self._said = ""
+        self.tell(f"SELECT json_build_object('bytes', {database.SIZE});\n")
+
+    def size(self) -> int:
+        """Give the bytes that the database takes on the server's disk.
+
+        Raises:
+            EngineError: it does not answer.
+        """
+        line = self.line("{")
+        if not line:
+            raise database.unanswered(self.docker, self.wanted, self.why())
+        return int(json.loads(line)["bytes"])
+
+    def client(self) -> Client:
+        """Tell what dumps; raises as :meth:`size`."""
+        if self._client is None:
+            self.line(_CLIENT)
+        if self._client is None:
+            raise database.unanswered(self.docker, self.wanted, self.why())
+        return self._client
+
+    def tell(self, statements: str) -> None:
+        """Have it do something; where it has ended already, what it said tells why."""
+        with suppress(BrokenPipeError):
+            self.stdin.write(statements.encode())
+            self.stdin.flush()
+
+    def line(self, begin: str) -> str:
+        """Wait for a line that begins so; empty where none came before its end, or in time."""
+        # What it is asked first waits for nobody: without an answer a day would pass before the session is ended.
+        late = threading.Timer(FIRST_SECONDS, self.running.kill)
+        late.start()
+        try:
+            # What it complains of comes between the lines wherever it likes.
+            while line := self.stdout.readline().decode("utf-8", "replace"):
+                if line.startswith(_CLIENT):
+                    _, compression, version = line.split(maxsplit=2)
+                    found = re.search(r"(\d+[.\w]*)", version)
+                    self._client = Client(found[1] if found else "", compression)
+                if line.startswith(begin):
+                    return line
+                if not line.startswith(_CLIENT):
+                    self._said += line
+            return ""
+        finally:
+            late.cancel()
+
+    def rest(self) -> str:
+        """Wait for its end, and give all that it said and was not asked for line by line."""
+        self._said += self.stdout.read().decode("utf-8", "replace")
+        return self._said
+
+    def why(self) -> str:
+        """Tell why it does not answer."""
+        return self._said.replace(backup_role.MADE, "").strip() or f"no answer within {FIRST_SECONDS:.0f} s"
+
+    @property
+    def became(self) -> bool:
+        """Whether it got as far as to become the role that reads."""
+        return backup_role.MADE in self._said
+
+
 @contextmanager
-def snapshot(docker: Docker, server: Container, wanted: Database) -> Iterator[Snapshot]:
-    """Make the role that backups are made by, hold a moment of the database, and count its rows while others read it.
+def opened(docker: Docker, server: Container, wanted: Database) -> Iterator[Session]:
+    """Open the session that a backup is made by; it may have ended before the block is left.
 
     Args:
         docker: the stack's containers.
@@ -86,41 +174,49 @@ def snapshot(docker: Docker, server: Container, wanted: Database) -> Iterator[Sn
         wanted: the database.
 
     Raises:
+        EngineError: it was open for too long.
+    """
+    probe = shlex.join(["pg_dump", "--format=custom", f"--compress={ZSTD}", "--schema-only", "--exclude-schema=*",
+                        "--no-password", f"--username={wanted.user}", f"--dbname={wanted.name}"])  # fmt: skip
+    script = _ASK_CLIENT % {"probe": probe}
+    words = ["docker", "exec", "--interactive", server.id, "sh", "-c", script, "sh"]
+    words += backup_role.words(wanted.user, wanted.name)
+    with streams.open_to(words, docker.stack.backup.timeout_seconds) as (running, stdin, stdout):
+        yield Session(docker, wanted, running, stdin, stdout)
+
+
+@contextmanager
+def snapshot(docker: Docker, session: Session, wanted: Database) -> Iterator[Snapshot]:
+    """Make the role that backups are made by, hold a moment of the database, and count its rows while others read it.
+
+    Args:
+        docker: the stack's containers.
+        session: is over when the block is left.
+        wanted: the database.
+
+    Raises:
         EngineError: the database refuses, or ended the session.
     """
-    words = ["docker", "exec", "--interactive", server.id, *backup_role.words(wanted.user, wanted.name)]
-    with streams.open_to(words, docker.stack.backup.timeout_seconds) as (session, stdin, stdout):
-        # Where it has ended already, what it said tells why.
-        with suppress(BrokenPipeError):
-            stdin.write(f"{backup_role.becoming(wanted)}{_BEGIN}{COUNTS}".encode())
-            stdin.flush()
-        # What it is asked first waits for nobody: without an answer a day would pass before the session is ended.
-        late = threading.Timer(FIRST_SECONDS, session.kill)
-        late.start()
-        before = ""
-        # What it complains of comes between the lines wherever it likes.
-        while (line := stdout.readline().decode("utf-8", "replace")) and not line.startswith("{"):
-            before += line
-        late.cancel()
-        if not line:
-            said = before.replace(backup_role.MADE, "").strip() or f"no answer within {FIRST_SECONDS:.0f} s"
-            raise (_refused if backup_role.MADE in before else backup_role.not_made)(docker, wanted, said)
-        found = json.loads(line)
-        held = Snapshot(found["snapshot"], found["server"], {})
-        try:
-            yield held
-        except EngineError as error:
-            # Who reads by a snapshot that is gone only says that; why it went, the session knows.
-            with suppress(subprocess.TimeoutExpired):
-                if session.wait(ENDING_SECONDS):
-                    raise _refused(docker, wanted, stdout.read().decode("utf-8", "replace")) from error
-            raise
-        with suppress(BrokenPipeError):
-            stdin.close()
-        told = stdout.read().decode("utf-8", "replace")
-        if session.wait():
-            raise _refused(docker, wanted, told)
-        held.rows.update(rows_of(told.splitlines()))
+    session.tell(f"{backup_role.becoming(wanted)}{_BEGIN}{COUNTS}")
+    line = session.line("{")
+    if not line:
+        raise (_refused if session.became else backup_role.not_made)(docker, wanted, session.why())
+    found = json.loads(line)
+    held = Snapshot(found["snapshot"], found["server"], {})
+    try:
+        yield held
+    except EngineError as error:
+        # Who reads by a snapshot that is gone only says that; why it went, the session knows.
+        with suppress(subprocess.TimeoutExpired):
+            if session.running.wait(ENDING_SECONDS):
+                raise _refused(docker, wanted, session.rest()) from error
+        raise
+    with suppress(BrokenPipeError):
+        session.stdin.close()
+    told = session.rest()
+    if session.running.wait():
+        raise _refused(docker, wanted, told)
+    held.rows.update(rows_of(told.splitlines()))
 
 
 def rows_of(lines: Iterable[str]) -> dict[str, int]:
@@ -176,22 +272,6 @@ def low(server: Container, words: Iterable[str], *, reads: bool = False) -> list
         reads: whether it reads our standard input.
     """
     return ["docker", "exec", *(["--interactive"] if reads else []), server.id, "sh", "-c", _LOW, "sh", *words]
-
-
-def client_of(docker: Docker, server: Container, wanted: Database) -> Client:
-    """Ask the build: from 16 on pg_dump knows the word zstd, but only some can do it, as they say at once.
-
-    Args:
-        docker: the stack's containers.
-        server: of the database.
-        wanted: the database.
-    """
-    probe = f"pg_dump --format=custom --compress={ZSTD} --schema-only --file=/dev/null --no-password"
-    probe += f" --exclude-schema='*' --username={wanted.user} --dbname={wanted.name}"
-    words = ["sh", "-c", f"pg_dump --version; {probe}"]
-    done = docker.execute(server, words, limit=command.QUICK_SECONDS)
-    found = re.search(r"(\d+[.\w]*)", done.out)
-    return Client(found[1] if found else "", GZIP if done.code else ZSTD)
 
 
 def _into(

@@ -67,7 +67,7 @@ def copy(
     """
     (target / MEDIA).mkdir(mode=0o700)
     kept = _kept(earlier, ending)
-    image = str(docker.configuration["services"][docker.stack.web]["image"])
+    image, _ = docker.web_settings()
     source = pkgutil.get_data("kit_engine", "media_reader.py")
     assert source is not None  # noqa: S101 - it lies beside us
     words = [
@@ -184,8 +184,13 @@ def _content(
 
 
 def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(mode=0o700, exist_ok=True)
-    if not target.exists():
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        # Of the same content.
+        pass
+    except FileNotFoundError:
+        target.parent.mkdir(mode=0o700)
         os.link(source, target)
 
 

@@ -6,10 +6,10 @@ import argparse
 import json
 import shutil
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Optional
 
@@ -273,8 +273,10 @@ def ping(stack: Stack, report: Report, what: str = "") -> None:
     if not url.startswith(("https://", "http://")):
         report.say("    warning: backup_ping_url is no address of the web; nobody was told")
         return
+    # It takes as long to load as the rest of the engine together, and few verbs call anybody.
+    request = import_module("urllib.request")
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}{what}", timeout=PING_SECONDS):  # noqa: S310 - checked above
+        with request.urlopen(f"{url.rstrip('/')}{what}", timeout=PING_SECONDS):
             pass
     except (OSError, ValueError) as error:
         report.say(f"    warning: backup_ping_url did not answer: {error}")

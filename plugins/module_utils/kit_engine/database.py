@@ -12,6 +12,7 @@ from kit_engine.stack import Database
 
 # PostgreSQL's code for a table that does not exist: nothing was ever migrated.
 UNDEFINED_TABLE = "42P01"
+SIZE = "pg_database_size(current_database())"
 MIGRATIONS = "SELECT app || '.' || name FROM django_migrations ORDER BY id"
 
 
@@ -49,7 +50,7 @@ def server_version(docker: Docker) -> str:
 
 def size(docker: Docker) -> int:
     """Tell how many bytes the database takes on the server's disk; raises as :func:`migrations`."""
-    return int("".join(_query(docker, "SELECT pg_database_size(current_database())")))
+    return int("".join(_query(docker, f"SELECT {SIZE}")))
 
 
 def _query(docker: Docker, statement: str) -> list[str]:
@@ -70,13 +71,17 @@ def _query(docker: Docker, statement: str) -> list[str]:
     if done.code and UNDEFINED_TABLE in done.err:
         return []
     if done.code:
-        raise EngineError(
-            "database",
-            f"Database {database.name} ({database.place}) does not answer user {database.user}:\n"
-            f"{command.tail(done.err)}",
-            database.look(docker.stack),
-        )
+        raise unanswered(docker, database, done.err)
     return done.out.split()
+
+
+def unanswered(docker: Docker, database: Database, said: str) -> EngineError:
+    """Say that the database refuses its own user."""
+    return EngineError(
+        "database",
+        f"Database {database.name} ({database.place}) does not answer user {database.user}:\n{command.tail(said)}",
+        database.look(docker.stack),
+    )
 
 
 def majors(docker: Docker, database: Database) -> Optional[tuple[int, int]]:

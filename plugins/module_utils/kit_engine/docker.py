@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 from kit_engine import command, docker_socket
 from kit_engine.command import Done
@@ -133,20 +134,11 @@ class Docker:
         Raises:
             EngineError: the engine does not answer.
         """
-        label = f"{PROJECT_LABEL}={self.stack.project}"
-        told = docker_socket.get("/containers/json", all="1", filters=json.dumps({"label": [label]}))
-        if told is not None:
-            each = [docker_socket.get(f"/containers/{one['Id']}/json") for one in told]
+        ids, by_socket = _labelled(f"{PROJECT_LABEL}={self.stack.project}")
+        if by_socket:
+            each = [docker_socket.get(f"/containers/{one}/json") for one in ids]
             # One of them may be gone in between.
             return [item for item in each if item and not _is_one_off(item)]
-        return self._inspected_by_client(f"label={label}")
-
-    def _inspected_by_client(self, label: str) -> list[dict[str, Any]]:
-        remedy = "docker info    (does the engine answer?)"
-        listed = command.demand(
-            ["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", label], code="docker", remedy=remedy
-        )
-        ids = listed.out.split()
         if not ids:
             return []
         # One of them may be gone in between: what is left is printed all the same.
@@ -262,9 +254,26 @@ class Docker:
         value: dict[str, Any] = json.loads(done.out)
         return value
 
+    def web_settings(self) -> tuple[str, Mapping[str, Any]]:
+        """Give web's image and its environment, which may hold secrets.
+
+        A container of this very release was started with them; to ask Compose takes as long as many a question.
+
+        Raises:
+            EngineError: Compose has to be asked, and cannot read the file.
+        """
+        for item in self.inspected() if self.stack.release else ():
+            found = container_of(item)
+            if (found.service, found.release) == (self.stack.web, self.stack.release):
+                pairs = (one.partition("=") for one in item["Config"].get("Env") or ())
+                return found.reference, {name: value for name, _, value in pairs}
+        service = self.configuration["services"][self.stack.web]
+        return str(service["image"]), service.get("environment") or {}
+
     def has_volume(self, name: str) -> bool:
         """Tell whether a volume of that name is there."""
-        return command.run(["docker", "volume", "inspect", name]).code == 0
+        found = docker_socket.there(f"/volumes/{quote(name, safe='')}")
+        return command.run(["docker", "volume", "inspect", name]).code == 0 if found is None else found
 
 
 def image_id(reference: str) -> str:
@@ -274,6 +283,27 @@ def image_id(reference: str) -> str:
         done = command.run(["docker", "image", "inspect", "--format", "{{.Id}}", reference])
         return done.out.strip() if done.code == 0 else ""
     return told
+
+
+def labelled(label: str) -> list[str]:
+    """Give the ids of all containers that carry a label, running or not.
+
+    Args:
+        label: such as ``name=value``.
+
+    Raises:
+        EngineError: the engine does not answer.
+    """
+    return _labelled(label)[0]
+
+
+def _labelled(label: str) -> tuple[list[str], bool]:
+    """Their ids, and whether the engine told them over its socket."""
+    told = docker_socket.get("/containers/json", all="1", filters=json.dumps({"label": [label]}))
+    if told is not None:
+        return [str(one["Id"]) for one in told], True
+    words = ["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}"]
+    return command.demand(words, code="docker", remedy="docker info    (does the engine answer?)").out.split(), False
 
 
 def _is_one_off(item: Mapping[str, Any]) -> bool:

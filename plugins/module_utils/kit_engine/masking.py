@@ -54,7 +54,7 @@ def _secrets(docker: Docker) -> list[str]:
     if not stack.secret_variables:
         return values
     try:
-        environment = docker.configuration["services"][stack.web].get("environment") or {}
+        _, environment = docker.web_settings()
     except EngineError:
         # Compose refuses the file, and then started no container that could tell.
         return values

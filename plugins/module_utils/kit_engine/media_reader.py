@@ -31,7 +31,7 @@ def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
     """Write everything below a folder.
 
     Args:
-        folder: of the media files.
+        folder: of the media files, without a slash at its end.
         stdin: the files that need not be sent.
         out: where to.
     """
@@ -64,7 +64,7 @@ def _entries(folder: str, known: Mapping[str, tuple[int, int, int]]) -> Iterator
                     entry["target"] = os.readlink(path)  # noqa: PTH115 - as above
             except FileNotFoundError:
                 continue
-            inside = os.path.relpath(path, folder)
+            inside = path[len(folder) + 1 :]
             seen = (entry["size"], entry["mtime_ns"], entry["ctime_ns"])
             yield {"path": inside, **entry, "same": entry["kind"] == "file" and known.get(inside) == seen}
 

@@ -135,7 +135,7 @@ def _words(docker: Docker, volume: str, what: str) -> list[str]:
     throw_away.remove_left(docker)
     source = pkgutil.get_data("kit_engine", "media_writer.py")
     assert source is not None  # noqa: S101 - it lies beside us
-    image = str(docker.configuration["services"][docker.stack.web]["image"])
+    image, _ = docker.web_settings()
     return [
         *throw_away.words(docker, "media", _CAPABILITIES),
         *("--rm", "--interactive", "--log-driver", "none", "--read-only", "--user", "0:0"),

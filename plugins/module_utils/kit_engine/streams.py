@@ -140,8 +140,10 @@ def open_to(
         late = threading.Event()
 
         def end() -> None:
-            late.set()
-            running.kill()
+            # One that has ended in time stays in time, however long the block goes on.
+            if running.poll() is None:
+                late.set()
+                running.kill()
 
         timer = threading.Timer(limit, end)
         timer.start()

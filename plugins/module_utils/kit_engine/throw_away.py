@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from kit_engine import command
-from kit_engine.docker import Container, Docker
+from kit_engine.docker import Container, Docker, labelled
 from kit_engine.errors import EngineError
 from kit_engine.stack import Database
 
@@ -127,9 +127,7 @@ def name_of(docker: Docker, purpose: str) -> str:
 
 def remove_left(docker: Docker) -> None:
     """Remove those of earlier runs, and their volumes; the caller holds the host's lock, so nobody uses them."""
-    label = f"label={LABEL}={docker.stack.project}"
-    listed = command.run(["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", label]).out.split()
-    found = set(listed) - {one.id for one in docker.lent.values()}
+    found = set(labelled(f"{LABEL}={docker.stack.project}")) - {one.id for one in docker.lent.values()}
     if found:
         command.run(["docker", "rm", "--force", "--volumes", *found])
 

@@ -1,0 +1,90 @@
+"""What the engine asks Docker without its client: over its socket, and of containers that run already."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit_engine import docker_socket, stack
+from kit_engine.docker import SERVICE_LABEL, Docker
+from kit_engine.errors import EngineError
+from support.kit import ROOT
+
+
+@contextmanager
+def answering(folder: Path, monkeypatch: pytest.MonkeyPatch, *answers: bytes) -> Iterator[list[bytes]]:
+    """Have a socket give such answers, one a connection; gives what was asked."""
+    asked: list[bytes] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(folder / "socket"))
+        listening.listen()
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{folder}/socket")
+
+        def serve() -> None:
+            for answer in answers:
+                accepted, _ = listening.accept()
+                with accepted:
+                    asked.append(accepted.recv(4096).splitlines()[0])
+                    accepted.sendall(answer)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield asked
+        serving.join(20)
+        assert not serving.is_alive()
+
+
+def test_an_answer_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = json.dumps([{"Id": "x" * 100_000}]).encode()
+    answer = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + content
+    with answering(tmp_path, monkeypatch, answer) as asked:
+        assert docker_socket.get("/containers/json", all="1", filters='{"label": ["a=b"]}') == json.loads(content)
+    assert asked == [b"GET /containers/json?all=1&filters=%7B%22label%22%3A+%5B%22a%3Db%22%5D%7D HTTP/1.0"]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.0 200 OK\r\n\r\n[1, ", b"HTTP/1.0 500 no\r\n\r\n[1]", b"HTTP/1.0", b"nonsense here\r\n"]
+)
+def test_what_is_no_answer_is_left_to_the_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    with answering(tmp_path, monkeypatch, answer):
+        assert docker_socket.get("/containers/json") is None
+
+
+def test_what_is_not_there_is_told_apart_from_what_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = (b"HTTP/1.0 200 OK\r\n\r\n{}", b"HTTP/1.0 404 Not Found\r\n\r\n{}", b"HTTP/1.0 500 no\r\n\r\n{}")
+    with answering(tmp_path, monkeypatch, *answers):
+        assert [docker_socket.there("/volumes/one") for _ in answers] == [True, False, None]
+
+
+def item(service: str, release: str, secret: str) -> dict[str, Any]:
+    """What Docker says of a container."""
+    return {
+        "Id": "id", "Name": "/name", "Image": "sha256:0", "State": {"Status": "running"}, "HostConfig": {},
+        "Config": {
+            "Image": f"site:{release}", "Labels": {SERVICE_LABEL: service},
+            "Env": [f"KEY={secret}=", f"KIT_WEB_RELEASE={release}", "PATH=/bin"],
+        },
+    }  # fmt: skip
+
+
+def test_webs_settings_are_those_of_the_very_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    found = Docker(stack.read(data, tmp_path, tmp_path / "releases/two"))
+    there = [item("web", "one", "old"), item("worker", "two", "another"), item("web", "two", "new")]
+    monkeypatch.setattr(Docker, "inspected", lambda _: there)
+    image, environment = found.web_settings()
+    assert (image, environment["KEY"]) == ("site:two", "new=")
+    # Where none of it runs, Compose is asked, which has no file here.
+    del there[2]
+    with pytest.raises(EngineError):
+        found.web_settings()
