@@ -30,7 +30,7 @@ STORIES = (
     ("integration/test_release_recovery.py", "integration/test_restore.py", "integration/test_external.py"),
     ("faults/test_slice.py", "integration/test_many_releases.py", "integration/test_worker_handover.py"),
     ("integration/test_backup.py", "integration/test_disaster.py"),
-    ("integration/test_backup_faults.py", "integration/test_backup_keeping.py"),
+    ("integration/test_backup_faults.py", "integration/test_backup_keeping.py", "integration/test_backup_ahead.py"),
     ("e2e/test_disaster.py",),
     ("e2e/test_prod_days.py",),
     ("integration/test_release_outcomes.py", "integration/test_release_commands.py"),

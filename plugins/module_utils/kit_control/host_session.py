@@ -6,7 +6,7 @@ import json
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
 # Of the keeper, which is on this machine.
@@ -44,6 +44,18 @@ def asked(keeper: str, order: Mapping[str, Any], content: bytes = b"") -> Iterat
             raise SessionLostError(str(error)) from error
         with cast("IO[bytes]", connection.makefile("rb")) as lines:
             yield _told(lines, mine)
+
+
+def leave_with(keeper: str, words: list[str]) -> None:
+    """Have a verb run that nobody waits for; what is asked next comes after it.
+
+    Args:
+        keeper: path of the keeper's socket.
+        words: the verb's command line.
+    """
+    # A session that is gone is met by whoever asks next.
+    with suppress(SessionLostError), asked(keeper, {"call": words}):
+        pass
 
 
 def run(keeper: str, words: list[str], content: bytes, show: Any) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def copy(
     source = pkgutil.get_data("kit_engine", "media_reader.py")
     assert source is not None  # noqa: S101 - it lies beside us
     words = [
-        *throw_away.words(docker, "media", _CAPABILITIES),
+        *throw_away.words(docker, throw_away.name_of(docker, "media"), _CAPABILITIES),
         # A log of what it says would be a second copy.
         *("--rm", "--interactive", "--log-driver", "none", "--read-only", "--user", "0:0"),
         # Without nocopy Docker gives a volume that is empty the owner of the image's folder.

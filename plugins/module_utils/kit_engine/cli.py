@@ -23,6 +23,7 @@ INTERRUPTED = 130
 
 # Module and function of each verb, loaded when it is called: an archive is compiled anew at every start.
 _BY_REQUEST = {
+    "ahead": "backup_ahead.ahead_verb",
     "app-image": "images_verbs.app_image_verb",
     "base-images": "images_verbs.base_images",
     "facts": "facts.facts_verb",

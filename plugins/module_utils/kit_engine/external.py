@@ -116,7 +116,7 @@ def _words(docker: Docker, wanted: External) -> list[str]:
             docker.stack.make("deploy") + "    (brings it along)",
         )
     return [
-        *throw_away.words(docker, "client", (), network=_network(docker)),
+        *throw_away.words(docker, throw_away.name_of(docker, "client"), (), network=_network(docker)),
         *("--rm", "--interactive", "--log-driver", "none", "--read-only", "--user", "65534:65534"),
         *("--tmpfs", "/tmp:size=16m,mode=1777", "--env", "HOME=/tmp"),  # noqa: S108 - inside the container
         *("--env", f"PGSERVICEFILE={_SERVICE}", "--env", "PGSERVICE=kit", "--env", f"PGPASSFILE={_PASSWORDS}"),

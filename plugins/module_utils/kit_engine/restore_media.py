@@ -137,7 +137,7 @@ def _words(docker: Docker, volume: str, what: str) -> list[str]:
     assert source is not None  # noqa: S101 - it lies beside us
     image, _ = docker.web_settings()
     return [
-        *throw_away.words(docker, "media", _CAPABILITIES),
+        *throw_away.words(docker, throw_away.name_of(docker, "media"), _CAPABILITIES),
         *("--rm", "--interactive", "--log-driver", "none", "--read-only", "--user", "0:0"),
         *("--volume", f"{volume}:{_MOUNTED}:nocopy", "--entrypoint", "python", image),
         *("-c", source.decode("utf-8"), _MOUNTED, what),

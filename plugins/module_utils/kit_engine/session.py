@@ -39,7 +39,6 @@ PROGRESS_SECONDS, QUIET_SECONDS = 0.1, 1.0
 LOG_SECONDS = 60.0
 # What ends a session that has done its work, and what begins an order; no password that sudo left unread holds these.
 END, ORDER = b"\0", b"\x01"
-_RECOVERY = "kit_engine.recovery"
 # pid, uid, gid
 _CREDENTIALS = struct.Struct("3i")
 
@@ -61,7 +60,7 @@ def session_verb(arguments: argparse.Namespace) -> None:
     root: Path = arguments.root.resolve()
     place = lock.place_of(root)
     # Loaded now: the archive that this runs from may have been replaced by the time it is needed.
-    recover = _recovery()
+    recover, leave = _inside("recovery", "recover"), _inside("backup_ahead", "leave")
     node = _Node(sys.stdin.fileno())
     serving = _Serving(node)
     node.tell({"ready": True})
@@ -80,26 +79,23 @@ def session_verb(arguments: argparse.Namespace) -> None:
     with signals.deferred(), lock.holding(place, descriptor):
         steps = _Steps(place, descriptor, secrets.token_hex(16), serving.selector)
         node.answer(asked, {"ok": True, "token": steps.token})
-        if not serving.until_ended(steps):
+        ended = serving.until_ended(steps)
+        if not ended:
             steps.end()
-            after_loss(root, recover)
+        _after(root, leave)
+        if not ended:
+            _after(root, recover)
 
 
-def after_loss(root: Path, recover: Optional[Callable[[Path], object]] = None) -> None:
-    """Bring the host back to where it serves one release, after the last step of a lost deploy has ended.
-
-    Args:
-        root: the deploy root.
-        recover: does it; default: the engine's own recovery, where it has one.
-    """
-    recover = recover or _recovery()
-    if recover is None:
+def _after(root: Path, work: Optional[Callable[[Path], object]]) -> None:
+    """Do what is left to do on the host after the last step: of a deploy that was lost, to bring it to serve."""
+    if work is None:
         return
     try:
-        recover(root)
+        work(root)
     except Exception as error:
         # Nobody is there to be told; the next deploy meets the cause again.
-        _log(f"recovery of {root} failed: {type(error).__name__}: {error}")
+        _log(f"{work.__name__} of {root} failed: {type(error).__name__}: {error}")
 
 
 class _Node:
@@ -308,12 +304,12 @@ class _Steps:
         step.close()
 
 
-def _recovery() -> Optional[Callable[[Path], object]]:
-    """The engine's recovery, where it has one."""
-    if find_spec(_RECOVERY) is None:
+def _inside(module: str, name: str) -> Optional[Callable[[Path], object]]:
+    """A function of a module of the engine, where it has that module."""
+    if find_spec(f"kit_engine.{module}") is None:
         return None
-    recover: Callable[[Path], object] = import_module(_RECOVERY).recover
-    return recover
+    found: Callable[[Path], object] = getattr(import_module(f"kit_engine.{module}"), name)
+    return found
 
 
 def _log(text: str) -> None:

@@ -1,6 +1,7 @@
 """Containers of a minute: a PostgreSQL that a backup is restored into, and what reads the media volume.
 
-Each carries a label, by which the next run removes what one that was killed has left.
+Each carries a label, by which the next run removes what one that was killed has left. A deploy's session starts the
+server that its backup will need while the image is still being made (:func:`begin_ahead`).
 """
 
 from __future__ import annotations
@@ -8,14 +9,17 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Optional
 
-from kit_engine import command
+from kit_engine import command, docker_socket
 from kit_engine.docker import Container, Docker, labelled
 from kit_engine.errors import EngineError
 from kit_engine.stack import Database
 
 LABEL = "kit.throw_away"
+# On a server that was started ahead: what it was started as.
+KIND = "kit.throw_away_kind"
 # A restore works in one process and the server's; more would be taken from visitors. PostgreSQL's own needs for one
 # session stay far below the memory, the rest is cache.
 MEMORY, CPUS, PIDS = "1g", "1", "200"
@@ -24,9 +28,10 @@ SHARES = "64"
 START_SECONDS = 120.0
 # A database up to this size is restored into memory, which it cannot outgrow: the catalogs of an empty one take 25 MiB,
 # its log 64.
-SMALL_BYTES, SMALL_PLACE = 64 * 2**20, "size=384m"
+SMALL_BYTES = 64 * 2**20
 # A place that no image declares as a volume: the container's own goes with it.
 _DATA = "/var/lib/kit-restore-test"
+_IN_MEMORY = ("--tmpfs", f"{_DATA}:size=384m")
 # Where nobody but we can reach it; some builds look for the socket elsewhere.
 _SOCKETS = "/tmp"  # noqa: S108 - inside the container
 # What a server that is thrown away need not do.
@@ -61,10 +66,10 @@ class Server:
     Args:
         docker: the stack's containers.
         user: who shall.
-        starting: the client that starts it.
+        starting: the client that starts it; None for one that was started ahead.
     """
 
-    def __init__(self, docker: Docker, user: str, starting: subprocess.Popen[bytes]) -> None:
+    def __init__(self, docker: Docker, user: str, starting: Optional[subprocess.Popen[bytes]]) -> None:
         self.docker, self.user, self._starting = docker, user, starting
         self.name, self.database = name_of(docker, "restore-test"), "postgres"
 
@@ -74,19 +79,20 @@ class Server:
         Raises:
             EngineError: it does not start.
         """
-        try:
-            said = self._starting.communicate(timeout=START_SECONDS)[1].decode("utf-8", "replace")
-        except subprocess.TimeoutExpired:
-            raise self._not_started(f"docker run was given {START_SECONDS:.0f} s") from None
-        if self._starting.returncode:
-            raise self._not_started(said)
+        if self._starting:
+            try:
+                said = self._starting.communicate(timeout=START_SECONDS)[1].decode("utf-8", "replace")
+            except subprocess.TimeoutExpired:
+                raise self._not_started(f"docker run was given {START_SECONDS:.0f} s") from None
+            if self._starting.returncode:
+                raise self._not_started(said)
         if command.run(["docker", "exec", self.name, "sh", "-c", _UNTIL_READY], limit=START_SECONDS).code:
             logs = command.run(["docker", "logs", "--tail", "30", self.name])
             raise self._not_started(logs.out + logs.err)
 
     def remove(self) -> None:
         """Remove it with its data."""
-        if self._starting.poll() is None:
+        if self._starting and self._starting.poll() is None:
             # Before its end, there may be nothing to remove yet.
             with suppress(subprocess.TimeoutExpired):
                 self._starting.communicate(timeout=START_SECONDS)
@@ -102,17 +108,17 @@ class Server:
         )
 
 
-def words(docker: Docker, purpose: str, capabilities: Sequence[str], network: str = "none") -> list[str]:
+def words(docker: Docker, name: str, capabilities: Sequence[str], network: str = "none") -> list[str]:
     """Give what begins ``docker run`` for such a container: limits, no log, no way to become more.
 
     Args:
         docker: the stack's containers.
-        purpose: in a word; part of its name.
+        name: that it gets.
         capabilities: those that it keeps.
         network: that it is in.
     """
     return [
-        *("docker", "run", "--name", name_of(docker, purpose), "--label", f"{LABEL}={docker.stack.project}"),
+        *("docker", "run", "--name", name, "--label", f"{LABEL}={docker.stack.project}"),
         *("--pull", "never", "--network", network, "--memory", MEMORY, "--cpus", CPUS, "--pids-limit", PIDS),
         *("--cpu-shares", SHARES),
         *("--security-opt", "no-new-privileges", "--cap-drop", "ALL"),
@@ -121,15 +127,43 @@ def words(docker: Docker, purpose: str, capabilities: Sequence[str], network: st
 
 
 def name_of(docker: Docker, purpose: str) -> str:
-    """Name the container of this run."""
+    """Name the container of this run that has a purpose, which is told in a word."""
     return f"{docker.stack.project}-{purpose}-{os.getpid()}"
 
 
 def remove_left(docker: Docker) -> None:
-    """Remove those of earlier runs, and their volumes; the caller holds the host's lock, so nobody uses them."""
-    found = set(labelled(f"{LABEL}={docker.stack.project}")) - {one.id for one in docker.lent.values()}
+    """Remove those of earlier runs, and their volumes; the caller holds the host's lock, so nobody uses them.
+
+    What was started ahead stays: nothing has been restored into it.
+    """
+    kept = {one.id for one in docker.lent.values()} | {_found_ahead(docker.stack.project).get("Id")}
+    found = set(labelled(f"{LABEL}={docker.stack.project}")) - kept
     if found:
         command.run(["docker", "rm", "--force", "--volumes", *found])
+
+
+def begin_ahead(docker: Docker, server: Container, wanted: Database) -> None:
+    """Start the server that the next backup of a small database is restored into.
+
+    Args:
+        docker: the stack's containers.
+        server: of the database.
+        wanted: the database.
+    """
+    remove_ahead(docker.stack.project)
+    user, name = _user(wanted), _ahead(docker.stack.project)
+    kind = ("--label", f"{KIND}={_kind(server, user)}")
+    command.run(_start(docker, name, server, user, _IN_MEMORY, kind), limit=START_SECONDS)
+
+
+def remove_ahead(project: str) -> None:
+    """Remove a server that was started ahead and that no backup came for.
+
+    Args:
+        project: Compose's name of the stack.
+    """
+    if _found_ahead(project):
+        command.run(["docker", "rm", "--force", "--volumes", _ahead(project)])
 
 
 @contextmanager
@@ -145,17 +179,54 @@ def server_like(docker: Docker, server: Container, wanted: Database, size: int) 
     Returns:
         The server, which may still be starting.
     """
-    # The user of a foreign server is no superuser there, as the backup's roles say: this one stays what it is.
-    user = wanted.user if wanted.volume else "kit_restore_test"
-    place = ("--tmpfs", f"{_DATA}:{SMALL_PLACE}") if size <= SMALL_BYTES else ("--volume", _DATA)
-    run = [
-        *words(docker, "restore-test", _CAPABILITIES), "--detach", "--restart", "no", *place, "--user", "0:0",
-        *("--env", f"PGDATA={_DATA}/data", "--env", f"PGHOST={_SOCKETS}", "--entrypoint", "sh", server.image),
-        *("-c", _START, "sh", user, *(word for one in _CARELESS for word in ("-c", one))),
-    ]  # fmt: skip
-    with command.begin(run) as starting:
+    user = _user(wanted)
+    with ExitStack() as left:
+        starting = None
+        if size > SMALL_BYTES or not _taken(docker, server, user):
+            place = _IN_MEMORY if size <= SMALL_BYTES else ("--volume", _DATA)
+            name = name_of(docker, "restore-test")
+            starting = left.enter_context(command.begin(_start(docker, name, server, user, place)))
         made = Server(docker, user, starting)
         try:
             yield made
         finally:
             made.remove()
+
+
+def _ahead(project: str) -> str:
+    return f"{project}-restore-test-ahead"
+
+
+def _found_ahead(project: str) -> dict[str, Any]:
+    """What Docker says of a server that was started ahead; empty where there is none."""
+    return docker_socket.get(f"/containers/{_ahead(project)}/json") or {}
+
+
+def _taken(docker: Docker, server: Container, user: str) -> bool:
+    """Take the server that was started ahead, where it is one like this; under its new name, no other run does."""
+    project = docker.stack.project
+    found = _found_ahead(project)
+    if found and found["State"]["Running"] and found["Config"]["Labels"].get(KIND) == _kind(server, user):
+        return command.run(["docker", "rename", _ahead(project), name_of(docker, "restore-test")]).code == 0
+    remove_ahead(project)
+    return False
+
+
+def _kind(server: Container, user: str) -> str:
+    return f"{server.image} {user}"
+
+
+def _user(wanted: Database) -> str:
+    """Whom the server has: the user of a foreign one is no superuser there, as the backup's roles say, and stays so."""
+    return wanted.user if wanted.volume else "kit_restore_test"
+
+
+def _start(
+    docker: Docker, name: str, server: Container, user: str, place: Sequence[str], further: Sequence[str] = ()
+) -> list[str]:
+    """The words that start an empty PostgreSQL of the image of another."""
+    return [
+        *words(docker, name, _CAPABILITIES), *further, "--detach", "--restart", "no", *place, "--user", "0:0",
+        *("--env", f"PGDATA={_DATA}/data", "--env", f"PGHOST={_SOCKETS}", "--entrypoint", "sh", server.image),
+        *("-c", _START, "sh", user, *(word for one in _CARELESS for word in ("-c", one))),
+    ]  # fmt: skip
