@@ -339,6 +339,17 @@ def test_only_what_changed_travels(host: HostReleases, place: Place) -> None:
 
 
 @pytest.mark.usefixtures("place")
+def test_a_media_folder_that_was_empty_is_empty_again(host: HostReleases) -> None:
+    media(host, "sh", "-c", "rm -rf ./* && mkdir .kit-restore && echo left >.kit-restore/left")
+    given = backed_up(host, "--level", "checksum")
+    assert manifest_of(host, given)["media"]["files"] == 0
+    media_file(host, "later.txt", "later")
+    done = host.engine("restore", given, "--confirm", "prod", "--json")
+    assert done.code == 0, done.out + done.err
+    assert media(host, "ls", "-A") == ""
+
+
+@pytest.mark.usefixtures("place")
 def test_media_files_in_no_plain_folder_are_refused(host: HostReleases) -> None:
     volume = f"{host.project}_share"
     docker("volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", volume)

@@ -19,6 +19,7 @@ import struct
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,7 +73,7 @@ def unpack(folder: Path, stdin: BinaryIO) -> None:
 
     Args:
         folder: of the media files.
-        stdin: the archive.
+        stdin: the archive, of one folder with all of them.
     """
     drop(folder)
     place = folder / PLACE
@@ -80,9 +81,16 @@ def unpack(folder: Path, stdin: BinaryIO) -> None:
     with tarfile.open(fileobj=stdin, mode="r|") as archive:
         # As they were: newer versions of Python would leave owners and some modes out.
         archive.extraction_filter = lambda one, _: one
-        archive.extractall(place / _NEW, numeric_owner=True)  # noqa: S202 - what was archived was this very folder
+        archive.extractall(place / _NEW, _inside(archive), numeric_owner=True)  # noqa: S202 - it is of this very folder
     (place / _NEW).mkdir(exist_ok=True)
     os.sync()
+
+
+def _inside(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for one in archive:
+        one.name = one.name.rstrip("/").partition("/")[2]
+        if one.name:
+            yield one
 
 
 def finish(folder: Path) -> None:
