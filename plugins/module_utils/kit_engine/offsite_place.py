@@ -130,8 +130,14 @@ def newest(place: Place, part: str, given: str) -> str:
         place: where.
         part: one of :data:`PARTS`.
         given: the backup's id.
+
+    Raises:
+        EngineError: there is nothing.
     """
-    return [one.id for one in snapshots(place) if one.ours and (one.part, one.backup) == (part, given)][-1]
+    found = [one.id for one in snapshots(place) if one.ours and (one.part, one.backup) == (part, given)]
+    if not found:
+        raise place.failure("backup", f"It ended well, and no snapshot {part}:{given} is there.")
+    return found[-1]
 
 
 def marks(stack: Stack) -> Sequence[str]:
