@@ -19,7 +19,7 @@ from support.kit import ROOT
 from faults import written_between
 
 BEGIN, END = "<!-- backup faults: make test-backup-faults -->\n", "<!-- end of the backup faults -->\n"
-FILES = ("backup", "backup_faults", "backup_keeping", "backup_offsite", "restore", "disaster")
+FILES = ("backup", "backup_faults", "backup_keeping", "backup_offsite", "backup_stream", "restore", "disaster")
 
 
 @dataclass(frozen=True)

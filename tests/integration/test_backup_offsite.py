@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import backup, backup_offsite
+from kit_engine import backup, offsite_place
 from kit_engine.backup import FOLDER
 from kit_engine.verification import DUMP
 from support import offsite
@@ -52,12 +52,12 @@ def append_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pla
 def none_before(host: HostReleases) -> None:
     """Nothing of another test's copies."""
     shutil.rmtree(host.root / FOLDER, ignore_errors=True)
-    (host.root / backup_offsite.RECORD).unlink(missing_ok=True)
+    (host.root / offsite_place.RECORD).unlink(missing_ok=True)
 
 
 def state(host: HostReleases) -> dict[str, Any]:
     """What is known of the last copy."""
-    told: dict[str, Any] = json.loads((host.root / backup_offsite.RECORD).read_text())
+    told: dict[str, Any] = json.loads((host.root / offsite_place.RECORD).read_text())
     return told
 
 
@@ -142,8 +142,8 @@ def test_a_place_that_lost_its_copies_is_not_begun_anew(host: HostReleases, sftp
         assert told.code == 1
         assert "does not open any more" in told.json["problem"]
         assert not (sftp.folder / "kit").exists()
-        assert backup_offsite.RECORD in told.json["next"]
-        (host.root / backup_offsite.RECORD).unlink()
+        assert offsite_place.RECORD in told.json["next"]
+        (host.root / offsite_place.RECORD).unlink()
         assert host.engine("copy-offsite", "--json").json["changed"]
 
 
@@ -156,7 +156,7 @@ def test_another_password_is_told_and_begins_nothing(host: HostReleases, sftp: P
         assert told.code == 1
         assert "wrong password" in told.json["problem"]
         assert CANARY not in told.out + told.err
-    (host.root / backup_offsite.RECORD).unlink()
+    (host.root / offsite_place.RECORD).unlink()
     with configured(host, other):
         again = host.engine("copy-offsite", "--json")
         assert "wrong password" in again.json["problem"]
@@ -234,12 +234,12 @@ def test_a_backup_that_is_damaged_here_is_not_copied_and_a_bad_copy_not_restored
         later = backed_up(host, "--level", "checksum")
         flip(folder_of(host, later) / DUMP)
         assert host.engine("verify-backup", later, "--level", "checksum").code == 1
-        (host.root / backup_offsite.RECORD).unlink()
+        (host.root / offsite_place.RECORD).unlink()
         shutil.rmtree(sftp.folder / "kit") if sftp.folder else None
         assert host.engine("copy-offsite", "--json").json["copied"] == [given]
         # What restic gives back as it got it may have been bad before: it is found before anything is changed.
         flip(folder_of(host, given) / DUMP)
-        (host.root / backup_offsite.RECORD).unlink()
+        (host.root / offsite_place.RECORD).unlink()
         shutil.rmtree(sftp.folder / "kit") if sftp.folder else None
         assert host.engine("copy-offsite", "--json").json["copied"] == [given]
         shutil.rmtree(host.root / FOLDER)
@@ -261,7 +261,7 @@ def test_a_copy_that_is_cut_off_is_no_copy_and_the_next_makes_it(host: HostRelea
         for number in (signal.SIGTERM, signal.SIGKILL):
             with host.started("copy-offsite", "--json") as running:
                 end = time.monotonic() + 30
-                while not (host.root / FOLDER / backup_offsite.COPYING).exists():
+                while not (host.root / FOLDER / offsite_place.COPYING).exists():
                     assert time.monotonic() < end
                     assert running.poll() is None
                     time.sleep(0.01)
@@ -273,7 +273,7 @@ def test_a_copy_that_is_cut_off_is_no_copy_and_the_next_makes_it(host: HostRelea
         assert newest is not None
         told = host.engine("backups", "--json").json
         assert all(one["where"] == ["host", "off-site"] for one in told["backups"])
-        assert not (host.root / FOLDER / backup_offsite.COPYING).exists()
+        assert not (host.root / FOLDER / offsite_place.COPYING).exists()
 
 
 def test_a_host_without_restic_is_refused_before_a_deploy(host: HostReleases, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         {"backup_offsite_repository": "rest:https://me:canary@host/x", "vault_backup_offsite": OFFSITE},
         ["backup_offsite_repository holds a password"],
     ),
+    ({"backup_local_copy": False}, ["backup_local_copy is false, and no backup_offsite_repository says where"]),
     ({"vault_backup_offsite": OFFSITE}, ["no backup_offsite_repository says where copies go"]),
     (
         {"backup_offsite_repository": "/mnt/x", "vault_backup_offsite": OFFSITE, "backup_offsite_check_parts": 0},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tarfile
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,38 @@ def test_wherever_it_is_cut_off_it_goes_on(place: Path, monkeypatch: pytest.Monk
             media_writer.finish(place)
     media_writer.finish(place)
     assert content(place) == NEW
+
+
+def archive(*names: str) -> io.BytesIO:
+    """What restic writes of a folder: all below one name; a name that ends in a slash is a folder."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as writing:
+        for name in names:
+            one = tarfile.TarInfo(f"_data/{name}".rstrip("/"))
+            one.type = tarfile.DIRTYPE if name.endswith("/") or not name else tarfile.REGTYPE
+            one.mode, one.mtime, one.uid, one.gid = 0o4750, WHEN // 10**9, os.getuid(), os.getgid()
+            one.size = 0 if one.isdir() else len(name)
+            writing.addfile(one, None if one.isdir() else io.BytesIO(name.encode()))
+    out.seek(0)
+    return out
+
+
+def test_an_archive_is_laid_beside_what_is_there_and_put_into_place(place: Path) -> None:
+    before = content(place)
+    media_writer.unpack(place, archive("", "a/", "a/z", "top"))
+    assert {path: text for path, text in content(place).items() if not path.startswith(media_writer.PLACE)} == before
+    media_writer.finish(place)
+    assert content(place) == {"a/z": "a/z", "top": "top"}
+    assert ((place / "a").stat().st_mtime_ns, (place / "top").stat().st_mode & 0o7777) == (WHEN, 0o4750)
+    media_writer.unpack(place, archive(""))
+    media_writer.finish(place)
+    assert content(place) == {}
+
+
+def test_an_archive_that_is_cut_puts_nothing_into_place(place: Path) -> None:
+    before = content(place)
+    whole = archive("", "a/", "a/z", "top").getvalue()
+    with pytest.raises(tarfile.TarError):
+        media_writer.unpack(place, io.BytesIO(whole[:1900]))
+    media_writer.drop(place)
+    assert content(place) == before

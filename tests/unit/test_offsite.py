@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kit_engine import backup_offsite, masking, memory_files, restic, stack
-from kit_engine.backup_offsite import State
+from kit_engine import backup_offsite, masking, memory_files, offsite_place, restic, stack
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
+from kit_engine.offsite_place import Snapshot, State
 from kit_engine.stack import OFFSITE_SECRETS, Stack
 from support.kit import ROOT
 
@@ -132,7 +132,30 @@ def test_status_tells_in_a_line_how_copies_are(state: State, words: str, absent:
 
 def test_a_record_of_another_version_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     found = host(tmp_path, "/mnt/copies")
-    (found.root / backup_offsite.RECORD).write_text('{"good": 5.0, "unknown": 1}')
-    assert backup_offsite.state(found) == State(good=5.0)
-    (found.root / backup_offsite.RECORD).write_text("damaged")
-    assert backup_offsite.state(found) == State()
+    (found.root / offsite_place.RECORD).write_text('{"good": 5.0, "unknown": 1}')
+    assert offsite_place.state(found) == State(good=5.0)
+    (found.root / offsite_place.RECORD).write_text("damaged")
+    assert offsite_place.state(found) == State()
+
+
+def test_what_keeps_no_dump_here_wants_a_place(tmp_path: Path) -> None:
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    for place, local_copy in (("", True), ("/mnt/copies", True), ("/mnt/copies", False)):
+        data["backup"].update(offsite_repository=place, local_copy=local_copy)
+        assert stack.read(data, tmp_path, tmp_path).backup.local_copy is local_copy
+    for place, wrong in (("", False), ("/mnt/copies", "false"), ("/mnt/copies", 0)):
+        data["backup"].update(offsite_repository=place, local_copy=wrong)
+        with pytest.raises(EngineError, match=r"backup\.local_copy must be true, or false where offsite_repository"):
+            stack.read(data, tmp_path, tmp_path)
+    # A release of before it was written down.
+    del data["backup"]["local_copy"]
+    assert stack.read(data, tmp_path, tmp_path).backup.local_copy
+
+
+def test_a_folder_whose_dump_went_from_there_is_no_backup() -> None:
+    def one(part: str, given: str, host: str = "a", *, streamed: bool = True) -> Snapshot:
+        return Snapshot(f"{part}-{given}", part, given, host, streamed)
+
+    found = [one("id", "1"), one("dump", "1"), one("media", "1"), one("id", "2"), one("dump", "3")]
+    found += [one("id", "4", streamed=False), one("id", "3", "b"), one("media", "2")]
+    assert [each.id for each in offsite_place.whole(found)] == ["id-1", "id-4"]

@@ -77,6 +77,7 @@ def describe(
             "ping_url": settings["backup_ping_url"],
             "offsite_repository": settings["backup_offsite_repository"],
             "offsite_check_parts": int(settings["backup_offsite_check_parts"]),
+            "local_copy": settings["backup_local_copy"],
             **{name: int(settings[f"backup_{name}"]) for name in _KEPT_BACKUPS},
         },
         "limits": {

@@ -74,6 +74,11 @@ def _offsite(settings: Settings, where: str) -> Iterator[str]:
     """A copy that cannot be made, or never be read again, is worse than none: nobody misses it in time."""
     place, given = str(settings["backup_offsite_repository"]), settings["backup_offsite_environment"]
     if not place:
+        if not settings["backup_local_copy"]:
+            yield (
+                f"{where}: backup_local_copy is false, and no backup_offsite_repository says where backups go instead; "
+                "set that, or backup_local_copy: true"
+            )
         if given or settings["backup_offsite_ssh_key"]:
             yield f"{where}: the vault has vault_backup_offsite, and no backup_offsite_repository says where copies go"
         return

@@ -24,6 +24,7 @@ from kit_engine import (
     backup_dump,
     backup_media,
     backup_role,
+    backup_stream,
     beside,
     disk,
     external,
@@ -67,6 +68,7 @@ class Backup:
         level: how far it was verified: ``checksum``, ``read`` (all of it through pg_restore), ``restore`` (into a
             server of its own, and the rows counted).
         seconds: that all of it took.
+        dump_snapshot: restic's id of the dump where it lies off-site only; ``media_snapshot`` likewise.
     """
 
     id: str
@@ -87,6 +89,8 @@ class Backup:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     media: Optional[dict[str, Any]] = None
+    dump_snapshot: str = ""
+    media_snapshot: str = ""
     engine: str = __version__
     schema: int = SEALED_SCHEMA
 
@@ -130,10 +134,15 @@ def _create(docker: Docker, report: Report, server: Container, wanted: Database,
         size = session.size()
         reached, why = verification.level_for(docker, size, level)
         _demand_space(docker, folder, size, restores=reached == RESTORE)
+        given = free_id(stack.root, stack.release or stack.env)
+        streamed: AbstractContextManager[Optional[backup_stream.Away]] = (
+            nullcontext() if stack.backup.local_copy else backup_stream.opened(docker, report, given, folder)
+        )
         new = folder / f"{UNFINISHED}{os.getpid()}"
-        new.mkdir(mode=0o700)
         try:
-            done = _fill(docker, report, server, session, wanted, new, size, reached, kind)
+            with streamed as away:
+                new.mkdir(mode=0o700)
+                done = _fill(docker, report, server, session, wanted, new, size, reached, kind, away)
             new.rename(folder / done.id)
             releases.sync_folder(folder)
         except BaseException:
@@ -197,7 +206,8 @@ def line(told: dict[str, Any]) -> str:
     """Write a backup in one line: its id, size, age, and how far it was verified."""
     size = told["bytes"] / 2**20
     verdict = f"NOT GOOD: {told['problem']}" if told.get("problem") else f"verified by {told['level']}"
-    return f"{told['id']}, {size:.1f} MiB, {duration(told['age'])} ago, {verdict}"
+    away = ", dump off-site" if told.get("dump_snapshot") else ""
+    return f"{told['id']}, {size:.1f} MiB{away}, {duration(told['age'])} ago, {verdict}"
 
 
 def free_id(root: Path, release: str) -> str:
@@ -260,7 +270,7 @@ def _checked(folder: Path) -> dict[str, Any]:
 
 def _fill(
     docker: Docker, report: Report, server: Container, session: backup_dump.Session, wanted: Database, new: Path,
-    size: int, level: str, kind: str,
+    size: int, level: str, kind: str, away: Optional[backup_stream.Away],
 ) -> Backup:  # fmt: skip
     """Write everything into the new folder, the manifest last, and verify it."""
     begun = time.monotonic()
@@ -269,16 +279,19 @@ def _fill(
         throw_away.server_like(docker, server, wanted, size) if level == RESTORE else nullcontext()
     )
     with server_of_its_own as trial:
-        facts = _dump(docker, report, server, session, wanted, new, size)
+        dump = partial(_dump_away, away) if away else _dump
+        facts = dump(docker, report, server, session, wanted, new, size)
         if level != CHECKSUM:
             verification.reach(docker, report, server, new, facts, trial)
     stack = docker.stack
     done = Backup(
-        id=free_id(stack.root, stack.release or stack.env), kind=kind, level=level,
+        id=away.given if away else free_id(stack.root, stack.release or stack.env), kind=kind, level=level,
         seconds=round(time.monotonic() - begun, 2), **facts,
     )  # fmt: skip
     releases.replace(new / MANIFEST, json.dumps(verification.sealed(asdict(done)), indent=2) + "\n")
     (new / MANIFEST).chmod(0o600)
+    if away:
+        away.keep(new)
     return done
 
 
@@ -306,14 +319,38 @@ def _dump(
                 progress = streams.Progress(report, "dumped", last, about=True)
                 digest = backup_dump.dump(docker, server, wanted, moment, client, dump, progress, copied.demand_well)
         found = copied.result()
+    told = {"bytes": streams.size_of(dump), "sha256": digest, "media": asdict(found) if found else None}
+    return _facts(docker.stack, wanted, new, size, moment, client, told)
+
+
+def _dump_away(
+    away: backup_stream.Away, docker: Docker, report: Report, server: Container, session: backup_dump.Session,
+    wanted: Database, new: Path, size: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Do the same where the dump and the media files lie off-site only."""
+    wanted = backup_role.settled(docker, server, wanted)
+    if backup_role.reader(wanted) == wanted.user:
+        report.say(f"    {backup_role.read_by_user(wanted)}")
+    with backup_dump.snapshot(docker, session, wanted) as moment:
+        client = away.client(session.client())
+        with beside.begun(partial(_small_files, docker, server, wanted, new)) as small:
+            told = away.dump(server, wanted, moment, client, size, small.demand_well)
+    # A media file that a row names is older than the row, so what is read after the rows is there.
+    return _facts(docker.stack, wanted, new, size, moment, client, {**told, **away.media()})
+
+
+def _facts(
+    stack: Stack, wanted: Database, new: Path, size: int, moment: backup_dump.Snapshot, client: backup_dump.Client,
+    told: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Give what the manifest says; ``told`` is of the dump and the media files."""
     written = [new / name for name in (ROLES, CONFIGURATION, MEDIA_LIST) if (new / name).is_file()]
-    files = {DUMP: {"bytes": streams.size_of(dump), "sha256": digest}}
+    files = {DUMP: {name: told[name] for name in ("bytes", "sha256")}}
     files.update({one.name: {"bytes": streams.size_of(one), "sha256": verification.sha256(one)} for one in written})
     return {
         "made": round(time.time(), 3), "project": stack.project, "env": stack.env, "release": stack.release,
-        "database": wanted.name, "server": moment.server, "client": client.version, **files[DUMP],
-        "database_bytes": size, "compression": client.compression, "files": files, "rows": moment.rows,
-        "media": asdict(found) if found else None,
+        "database": wanted.name, "server": moment.server, "client": client.version, "database_bytes": size,
+        "compression": client.compression, "files": files, "rows": moment.rows, **told,
     }  # fmt: skip
 
 
@@ -382,7 +419,9 @@ def _demand_space(docker: Docker, folder: Path, size: int, *, restores: bool) ->
     """A compressed dump is smaller than the database it is of; the last one tells by how much."""
     before = newest(docker.stack.root)
     last = int(before["bytes"]) if before else 0
-    places = {folder: min(size, last * 2) if last else size}
+    # Where the dump stays off-site nothing of size comes here.
+    dump = (min(size, last * 2) if last else size) if docker.stack.backup.local_copy else 0
+    places = {folder: dump}
     # A small one's test has its data in memory, a large one's there.
     engine = disk.engine_folder() if restores and size > throw_away.SMALL_BYTES else None
     if engine:

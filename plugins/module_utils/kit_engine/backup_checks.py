@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
-from kit_engine import backup, backup_offsite, external, restore, throw_away, verification
+from kit_engine import backup, backup_offsite, external, media_away, restore, throw_away, verification
 from kit_engine.docker import Container, Docker
 from kit_engine.report import Report
 from kit_engine.stack import Database
@@ -50,8 +50,11 @@ def _verify(
     try:
         with place as trial:
             verification.checksum(docker, folder, found)
+            media_away.check(docker, report, found)
             if level != CHECKSUM:
                 verification.reach(docker, report, server, folder, found, trial)
+            else:
+                verification.checksum_away(docker, report, folder, found)
     except verification.DamagedError as error:
         backup.note(stack.root, found, str(found["level"]), error.problem.splitlines()[0])
         raise

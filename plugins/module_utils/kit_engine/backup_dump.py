@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,9 @@ from kit_engine.stack import Database
 
 # zstd's own default: on text and numbers about as small as gzip's 6, in a fraction of its time.
 ZSTD, GZIP = "zstd:3", "gzip"
+# Of what somebody else compresses.
+NONE = "none"
+_COMPRESS = {ZSTD: (f"--compress={ZSTD}",), GZIP: (), NONE: ("--compress=0",)}
 # A release that alters a table may hold it for minutes; for longer, somebody should look.
 LOCK_WAIT_MS = 300_000
 FIRST_SECONDS = 60.0
@@ -78,7 +81,7 @@ class Client:
 
     Attributes:
         version: such as ``16.10``.
-        compression: how it compresses: ``zstd:3``, or ``gzip`` where this build has no zstd.
+        compression: how it compresses: ``zstd:3``, ``gzip`` where this build has no zstd, or ``none``.
     """
 
     version: str
@@ -246,12 +249,16 @@ def dump(
     Raises:
         EngineError: pg_dump failed, or its output could not be written.
     """
-    words = [
-        *("pg_dump", "--format=custom", *([f"--compress={ZSTD}"] if client.compression == ZSTD else [])),
+    return _into(docker, server, wanted, words_for(wanted, moment, client), target, progress, look)
+
+
+def words_for(wanted: Database, moment: Snapshot, client: Client) -> list[str]:
+    """Give the words by which pg_dump writes a dump to its standard output; the arguments are those of :func:`dump`."""
+    return [
+        *("pg_dump", "--format=custom", *_COMPRESS[client.compression]),
         *(f"--snapshot={moment.id}", f"--lock-wait-timeout={LOCK_WAIT_MS}"),
         *("--no-password", *backup_role.options(wanted), f"--dbname={wanted.name}"),
     ]
-    return _into(docker, server, wanted, words, target, progress, look)
 
 
 def dump_globals(docker: Docker, server: Container, wanted: Database, target: Path, look: Callable[[], None]) -> str:
@@ -293,13 +300,26 @@ def _into(
         )  # fmt: skip
         os.fsync(file.fileno())
     if code or not streams.size_of(target):
-        raise EngineError(
-            "backup",
-            f"The database could not be backed up; {words[0]} ended with {code}:\n"
-            f"{command.tail(said)}\nNothing was changed.",
-            wanted.look(docker.stack),
-        )
+        raise failed(docker, wanted, words, code, said)
     return written.sha256()
+
+
+def failed(docker: Docker, wanted: Database, words: Sequence[str], code: int, said: str) -> EngineError:
+    """Say that a program which dumps has failed.
+
+    Args:
+        docker: the stack's containers.
+        wanted: the database.
+        words: the program, and its arguments.
+        code: its exit code.
+        said: what it complained of.
+    """
+    return EngineError(
+        "backup",
+        f"The database could not be backed up; {words[0]} ended with {code}:\n"
+        f"{command.tail(said)}\nNothing was changed.",
+        wanted.look(docker.stack),
+    )
 
 
 def _refused(docker: Docker, wanted: Database, said: str) -> EngineError:

@@ -7,10 +7,9 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from kit_engine import backup, releases, verification
+from kit_engine import backup, backup_stream, dump_feed, releases, verification
 from kit_engine.docker import Docker
 from kit_engine.report import Report
 from kit_engine.stack import Backups, Stack
@@ -84,20 +83,21 @@ def prune(stack: Stack, report: Report) -> Plan:
         What was done.
     """
     done = plan(stack)
-    remove(stack.root, done.removed)
+    remove(stack, done.removed)
     if done.removed:
         report.say(f"    {len(done.removed)} old backups were removed, {len(done.kept)} are kept")
     return done
 
 
-def remove(root: Path, ids: Iterable[str]) -> None:
+def remove(stack: Stack, ids: Sequence[str]) -> None:
     """Remove backups: each loses its name first, so that one that is half gone is none.
 
     Args:
-        root: the deploy root; the host's lock is held.
+        stack: whose; the host's lock is held.
         ids: which.
     """
-    folder = root / backup.FOLDER
+    folder = stack.root / backup.FOLDER
+    backup_stream.leave(stack, (one for one in backup.listed(stack.root) if one["id"] in ids))
     for one in ids:
         going = folder / f"{backup.UNFINISHED}{one}"
         (folder / one).rename(going)
@@ -114,12 +114,14 @@ def prune_verb(docker: Docker, arguments: argparse.Namespace) -> None:
         # The others go because of it.
         try:
             verification.checksum(docker, stack.root / backup.FOLDER / newest["id"], newest)
+            dump_feed.demand_there(docker, newest)
         except verification.DamagedError as error:
             backup.note(stack.root, newest, newest["level"], error.problem.splitlines()[0])
             raise
     done = plan(stack)
     if not dry:
-        remove(stack.root, done.removed)
+        remove(stack, done.removed)
+        backup_stream.clear_now(stack, arguments.report, stack.root / backup.FOLDER)
     lines = [f"kept     {one}    ({why})" for one, why in sorted(done.kept.items(), reverse=True)]
     lines += [f"{'would go' if dry else 'removed '} {one}" for one in done.removed]
     lines += [f"left     {one}    (not a good backup: judge it yourself)" for one in done.unknown]

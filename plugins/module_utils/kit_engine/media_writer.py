@@ -5,8 +5,8 @@ kit. :mod:`kit_engine.restore_media` is the other end.
 
 ``stage`` reads the entries of a backup's list, one JSON object a line, up to an empty line; it answers with the digests
 that it has not got, one a line, up to an empty line, and reads the content of each in that order: in pieces, each after
-its length in four bytes, the last of length 0. ``finish`` puts it into place, and goes on where it was cut off;
-``drop`` removes what is not in use.
+its length in four bytes, the last of length 0. ``unpack`` does the same with a tar archive. ``finish`` puts
+it into place, and goes on where it was cut off; ``drop`` removes what is not in use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import os
 import shutil
 import struct
 import sys
+import tarfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,6 +66,31 @@ def stage(folder: Path, stdin: BinaryIO, out: BinaryIO) -> None:
         _dress(place / _NEW / one["path"], one)
     shutil.rmtree(place / _CONTENT)
     os.sync()
+
+
+def unpack(folder: Path, stdin: BinaryIO) -> None:
+    """Lay all that a tar archive holds beside what is in use, as :func:`stage` does.
+
+    Args:
+        folder: of the media files.
+        stdin: the archive, of one folder with all of them.
+    """
+    drop(folder)
+    place = folder / PLACE
+    place.mkdir(mode=0o700)
+    with tarfile.open(fileobj=stdin, mode="r|") as archive:
+        # As they were: newer versions of Python would leave owners and some modes out.
+        archive.extraction_filter = lambda one, _: one
+        archive.extractall(place / _NEW, _inside(archive), numeric_owner=True)  # noqa: S202 - it is of this very folder
+    (place / _NEW).mkdir(exist_ok=True)
+    os.sync()
+
+
+def _inside(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for one in archive:
+        one.name = one.name.rstrip("/").partition("/")[2]
+        if one.name:
+            yield one
 
 
 def finish(folder: Path) -> None:
@@ -142,6 +169,8 @@ def _exactly(stream: BinaryIO, length: int) -> bytes:
 if __name__ == "__main__":
     if sys.argv[2] == "stage":
         stage(Path(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
+    elif sys.argv[2] == "unpack":
+        unpack(Path(sys.argv[1]), sys.stdin.buffer)
     elif sys.argv[2] == "finish":
         finish(Path(sys.argv[1]))
     else:

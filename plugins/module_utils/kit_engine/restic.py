@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import command, masking, memory_files, streams
+from kit_engine import command, masking, memory_files, pipes, streams
 from kit_engine.errors import EngineError
 from kit_engine.stack import OFFSITE_SECRETS, Stack
 
@@ -31,6 +31,15 @@ _LOW = ("nice", "-n", "10")
 # The two ways in which restic writes a place that is reached by SFTP.
 _SFTP = re.compile(r"^sftp:(?://(?P<login>[^/:]+)(?::(?P<port>\d+))?/|(?P<short>[^/:]+):)")
 _SHOWN_LINES = 5
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How a command that moves much has ended: its exit code, what it complained of, and its own account."""
+
+    code: int
+    said: str
+    summary: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,11 @@ class Place:
             raise self.failure(words[0], done.err or done.out)
         return done.out
 
-    def moved(self, words: Sequence[str], folder: Path, progress: streams.Progress) -> tuple[int, str]:
+    def program(self, *words: str) -> pipes.Program:
+        """Give what runs a command whose output or input is handed over."""
+        return pipes.Program((*_LOW, *self.words, *words), {**self.env, "RESTIC_PROGRESS_FPS": "0.1"})
+
+    def moved(self, words: Sequence[str], folder: Path, progress: streams.Progress) -> Moved:
         """Run a command that moves much.
 
         Args:
@@ -80,12 +93,13 @@ class Place:
             progress: told the bytes that are done.
 
         Returns:
-            Its exit code, and what it complained of.
+            How it ended.
 
         Raises:
             EngineError: it did not end in time.
         """
         said: list[str] = []
+        summary: Mapping[str, Any] = {}
         limit = self.stack.backup.timeout_seconds
         program = [*_LOW, *self.words, "--json", *words]
         env = {**self.env, "RESTIC_PROGRESS_FPS": "0.5"}
@@ -95,10 +109,12 @@ class Place:
                 told = _json(line)
                 if told is None or told.get("message_type") == "error":
                     said = [*said, line.decode("utf-8", "replace").rstrip()][-_SHOWN_LINES:]
+                elif told.get("message_type") == "summary":
+                    summary = told
                 elif told.get("message_type") == "status":
                     progress.total = int(told.get("total_bytes", 0))
                     progress.at(int(told.get("bytes_done", 0)))
-            return running.wait(), masking.masked("\n".join(said), self.secrets)
+            return Moved(running.wait(), masking.masked("\n".join(said), self.secrets), summary)
 
     def failure(self, what: str, said: str) -> EngineError:
         """Word that a command failed: ``what`` of restic's own commands, and what it said."""

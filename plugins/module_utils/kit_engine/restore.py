@@ -20,6 +20,7 @@ from kit_engine import (
     beside,
     command,
     database,
+    dump_feed,
     external,
     pending,
     recovery,
@@ -63,16 +64,19 @@ def backups_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     except EngineError as error:
         problem = error.problem
     for one in found:
-        one["where"] = ["host", *(["off-site"] if one["id"] in away else [])]
+        here = [] if one.get(dump_feed.SNAPSHOT) else ["host"]
+        # Where the place does not answer, what was put there is taken to be there.
+        one["where"] = [*here, *(["off-site"] if one["id"] in away or (problem and not here) else [])]
     only = sorted(away - {str(one["id"]) for one in found}, reverse=True)
-    lines = [
-        f"{backup.line(one)}, {one['kind']}, release {one['release'] or '-'}, on {' and '.join(one['where'])}"
-        for one in found
-    ]
+    lines = [f"{backup.line(one)}, {one['kind']}, release {one['release'] or '-'}, {_where(one)}" for one in found]
     lines += [f"{one}, off-site only" for one in only]
     lines += [f"warning: which lie off-site is not known: {problem}"] if problem else []
     told = {"changed": False, "backups": found, "offsite_only": only, "offsite_problem": problem}
     arguments.report.done(told, "\n".join(lines) or "No backup yet.")
+
+
+def _where(one: dict[str, Any]) -> str:
+    return f"on {' and '.join(one['where'])}" if one["where"] else "NOWHERE: what lay off-site is gone"
 
 
 def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
@@ -154,14 +158,14 @@ def _restore(
         if stack.release:
             pending.begin(stack.root, Pending(stack.release, RESTORE, stack.release))
         # They are laid there while the database is loaded; a step of its own waits for what is left.
-        with beside.begun(partial(restore_media.stage, docker, report, folder, kept)) as staged:
+        with beside.begun(partial(restore_media.stage, docker, report, folder, found, kept)) as staged:
             with report.step("restore"):
                 _drop_unfinished(docker, server, wanted)
                 _sql(docker, server, wanted, "postgres", f'CREATE DATABASE "{new}" TEMPLATE template0')
                 # Whose server it is, his are its roles.
                 if stack.database:
                     verification.make_roles(server.id, wanted.user, folder)
-                _load(docker, server, wanted, new, dump, staged.demand_well)
+                _load(docker, server, wanted, new, dump, found, staged.demand_well)
                 loaded = verification.counted(docker, server.id, wanted.user, new)
                 verification.demand_rows(docker, found.get("rows") or {}, loaded, "The restored database")
             with report.step("media"):
@@ -237,27 +241,22 @@ def _demand_sound(docker: Docker, found: dict[str, Any], folder: Path) -> None:
         problem = f"Backup {found['id']} is of {found['project']}, not of {stack.project}."
         raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups"))
     verification.checksum(docker, folder, found)
+    # It is compared with what was written on its way into the new database.
+    dump_feed.demand_there(docker, found)
     major = database.server_version(docker).partition(".")[0]
     if int(found["server"].partition(".")[0]) > int(major):
         problem = f"Backup {found['id']} was made by PostgreSQL {found['server']}, this server is {major}."
         raise EngineError("backup", f"{problem} Nothing was changed.", "restore it on a server as new as that")
 
 
-def _load(docker: Docker, server: Container, wanted: Database, new: str, dump: Path, look: Callable[[], None]) -> None:
+def _load(
+    docker: Docker, server: Container, wanted: Database, new: str, dump: Path, found: dict[str, Any],
+    look: Callable[[], None],
+) -> None:  # fmt: skip
     words = ["docker", "exec", "--interactive", server.id, "pg_restore", "--exit-on-error", "--single-transaction"]
     words += ["--no-password", f"--username={wanted.user}", f"--dbname={new}"]
-    with dump.open("rb") as file:
-        progress = streams.Progress(None, "")
-        code, said = streams.moved(
-            words, limit=docker.stack.backup.timeout_seconds, progress=progress, stdin=file, look=look
-        )
-    if code:
-        raise EngineError(
-            "backup",
-            f"The backup cannot be restored; pg_restore ended with {code}:\n{command.tail(said)}\n"
-            "The database in use was not touched.",
-            docker.stack.make("backups") + "    (choose another)",
-        )
+    fed = dump_feed.into(docker, words, dump, found, streams.Progress(None, ""), look)
+    verification.demand_fed(docker, fed, "The backup cannot be restored")
 
 
 def _drop_unfinished(docker: Docker, server: Container, wanted: Database) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kit_engine import command, external, media_writer, releases, streams, throw_away
+from kit_engine import command, external, media_away, media_writer, releases, streams, throw_away
 from kit_engine.beside import Ending
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -31,13 +32,14 @@ def volume_of(docker: Docker) -> str:
     return files.media_volume if files and files.media_volume and docker.has_volume(files.media_volume) else ""
 
 
-def stage(docker: Docker, report: Report, folder: Path, kept: str, ending: Ending) -> bool:
+def stage(docker: Docker, report: Report, folder: Path, found: Mapping[str, Any], kept: str, ending: Ending) -> bool:
     """Lay the media files of a backup beside those in use.
 
     Args:
         docker: the stack's containers.
         report: where progress is told.
         folder: of the backup; it is sound.
+        found: its manifest.
         kept: name that the database in use will bear.
         ending: ends it early.
 
@@ -48,37 +50,15 @@ def stage(docker: Docker, report: Report, folder: Path, kept: str, ending: Endin
         EngineError: they cannot be written; those in use are untouched.
     """
     volume = volume_of(docker)
-    if not volume or not (folder / MEDIA_LIST).is_file():
+    away = bool(found.get(media_away.SNAPSHOT))
+    if not volume or not (away or (folder / MEDIA_LIST).is_file()):
         return False
     releases.replace(docker.stack.root / NOTE, json.dumps({"kept": kept}) + "\n")
-    sizes = {str(one["sha256"]): int(one["size"]) for one in media_entries(folder) if one["kind"] == "file"}
-    progress = streams.Progress(report, "media restored")
     try:
-        with streams.open_to(
-            _words(docker, volume, "stage"), docker.stack.backup.timeout_seconds, ending=ending
-        ) as opened:
-            writer, stdin, stdout = opened
-            try:
-                stdin.writelines(json.dumps(one).encode() + b"\n" for one in media_entries(folder))
-                stdin.write(b"\n")
-                stdin.flush()
-                wanted = []
-                while (line := stdout.readline().decode("ascii", "replace").strip()) in sizes:
-                    wanted.append(line)
-                if not line:
-                    progress.total = sum(sizes[digest] for digest in wanted)
-                    _send(stdin, folder, wanted, progress)
-                stdin.close()
-            except BrokenPipeError:
-                line = "it ended early"
-            said = stdout.read().decode("utf-8", "replace")
-            if writer.wait() or line:
-                raise EngineError(
-                    "backup",
-                    f"The media files cannot be brought back:\n{command.tail(line + chr(10) + said)}\n"
-                    "Those in use were not touched.",
-                    docker.stack.make("restore") + "    (tries again)",
-                )
+        if away:
+            media_away.fetch(docker, report, _words(docker, volume, "unpack"), found, ending)
+        else:
+            _lay(docker, report, volume, folder, ending)
     finally:
         _gone(docker)
     return True
@@ -116,6 +96,35 @@ def settle(docker: Docker, wanted: Database | None) -> None:
         if done.code:
             raise _unsettled(docker, done.err)
     path.unlink(missing_ok=True)
+
+
+def _lay(docker: Docker, report: Report, volume: str, folder: Path, ending: Ending) -> None:
+    """Hand over what the backup has of them here."""
+    sizes = {str(one["sha256"]): int(one["size"]) for one in media_entries(folder) if one["kind"] == "file"}
+    progress = streams.Progress(report, "media restored")
+    with streams.open_to(_words(docker, volume, "stage"), docker.stack.backup.timeout_seconds, ending=ending) as opened:
+        writer, stdin, stdout = opened
+        try:
+            stdin.writelines(json.dumps(one).encode() + b"\n" for one in media_entries(folder))
+            stdin.write(b"\n")
+            stdin.flush()
+            wanted = []
+            while (line := stdout.readline().decode("ascii", "replace").strip()) in sizes:
+                wanted.append(line)
+            if not line:
+                progress.total = sum(sizes[digest] for digest in wanted)
+                _send(stdin, folder, wanted, progress)
+            stdin.close()
+        except BrokenPipeError:
+            line = "it ended early"
+        said = stdout.read().decode("utf-8", "replace")
+        if writer.wait() or line:
+            raise EngineError(
+                "backup",
+                f"The media files cannot be brought back:\n{command.tail(line + chr(10) + said)}\n"
+                "Those in use were not touched.",
+                docker.stack.make("restore") + "    (tries again)",
+            )
 
 
 def _send(stdin: Any, folder: Path, wanted: list[str], progress: streams.Progress) -> None:

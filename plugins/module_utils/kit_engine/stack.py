@@ -175,6 +175,7 @@ class Backups:
         ping_url: asked after each scheduled one, with ``/fail`` behind it after one that failed; may be empty.
         offsite_repository: where restic copies each one to; empty: nowhere.
         offsite_check_parts: each drill reads one of so many parts of what lies there.
+        local_copy: whether dump and media files are kept on this host too; False wants a place off-site.
     """
 
     level: str = "restore"
@@ -189,6 +190,7 @@ class Backups:
     ping_url: str = ""
     offsite_repository: str = ""
     offsite_check_parts: int = 8
+    local_copy: bool = True
 
 
 @dataclass(frozen=True)
@@ -406,6 +408,9 @@ def _backups(reader: _Reader | None) -> Backups:
     # What is not given has its default.
     told: dict[str, Any] = {name: reader.number(name) for name in numbers if reader.given(name)}
     told.update({name: reader.text(name) for name in texts if reader.data.get(name)})
+    told["local_copy"] = reader.data.get("local_copy", True)
+    if told["local_copy"] is not True and not (told["local_copy"] is False and told.get("offsite_repository")):
+        raise reader.wrong("local_copy", "true, or false where offsite_repository says where backups go")
     return Backups(**told)
 
 

@@ -93,7 +93,7 @@ def moved(
                     break
                 except subprocess.TimeoutExpired:
                     if time.monotonic() > end:
-                        raise _late(words, limit) from None
+                        raise late(words, limit) from None
                     if counted:
                         # The program has the same open file as we: its place in it is ours.
                         progress.at(os.lseek(counted.fileno(), 0, os.SEEK_CUR))
@@ -137,12 +137,12 @@ def open_to(
         assert running.stdout is not None  # noqa: S101 - as above
         if ending:
             ending.adopt(running)
-        late = threading.Event()
+        over = threading.Event()
 
         def end() -> None:
             # One that has ended in time stays in time, however long the block goes on.
             if running.poll() is None:
-                late.set()
+                over.set()
                 running.kill()
 
         timer = threading.Timer(limit, end)
@@ -151,8 +151,8 @@ def open_to(
             yield running, running.stdin, running.stdout
         except BaseException as error:
             running.kill()
-            if late.is_set() and isinstance(error, Exception):
-                raise _late(words, limit) from error
+            if over.is_set() and isinstance(error, Exception):
+                raise late(words, limit) from error
             raise
         finally:
             timer.cancel()
@@ -190,7 +190,8 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _late(words: Sequence[str], limit: float) -> EngineError:
+def late(words: Sequence[str], limit: float) -> EngineError:
+    """Say that a program was stopped, since it took longer than so many seconds."""
     return EngineError(
         "backup",
         f"`{command.readable(words)}` was given {limit:.0f} s (backup_timeout_seconds) and has not ended; it was "

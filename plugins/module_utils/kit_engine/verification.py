@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup_dump, backup_role, command, streams, throw_away
+from kit_engine import backup_dump, backup_role, command, dump_feed, streams, throw_away
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
@@ -89,7 +89,7 @@ def reach(
 
 
 def checksum(docker: Docker, folder: Path, told: Mapping[str, Any]) -> None:
-    """Compare every file of a backup with what was written.
+    """Compare every file of a backup that lies on this host with what was written.
 
     Args:
         docker: the stack's containers.
@@ -101,6 +101,8 @@ def checksum(docker: Docker, folder: Path, told: Mapping[str, Any]) -> None:
     """
     files = told.get("files") or {DUMP: {"bytes": told["bytes"], "sha256": told["sha256"]}}
     for name, wanted in files.items():
+        if name == DUMP and told.get(dump_feed.SNAPSHOT):
+            continue
         _demand_same(docker, folder / name, wanted["bytes"], wanted["sha256"])
     if MEDIA_LIST in files:
         # Files of the same content are kept once.
@@ -122,18 +124,11 @@ def read(docker: Docker, report: Optional[Report], server: Container, folder: Pa
     Raises:
         EngineError: it cannot be read, or lacks a table.
     """
-    dump = folder / DUMP
-    with dump.open("rb") as file:
-        code, said = streams.moved(
-            backup_dump.low(server, ["pg_restore", "--file=/dev/null"], reads=True),
-            limit=docker.stack.backup.timeout_seconds,
-            progress=streams.Progress(report, "read", streams.size_of(dump)),
-            stdin=file,
-        )
-    if code:
-        raise _bad(docker, f"The backup cannot be read back; pg_restore ended with {code}:\n{command.tail(said)}")
+    words = backup_dump.low(server, ["pg_restore", "--file=/dev/null"], reads=True)
+    fed = dump_feed.into(docker, words, folder / DUMP, told, streams.Progress(report, "read", int(told["bytes"])))
+    demand_fed(docker, fed, "The backup cannot be read back")
     rows = told.get("rows") or {}
-    with dump.open("rb") as file:
+    with fed.contents() as file:
         listed = command.run(["docker", "exec", "--interactive", server.id, "pg_restore", "--list"], stdin=file)
     # One line a table, an empty one too.
     found = len(re.findall(r"^\d+; \d+ \d+ TABLE DATA ", listed.out, re.MULTILINE))
@@ -160,18 +155,47 @@ def restore(
     make_roles(trial.name, trial.user, folder)
     words = ["pg_restore", "--exit-on-error", "--single-transaction", "--no-tablespaces", "--no-password"]
     words += [f"--username={trial.user}", f"--dbname={trial.database}"]
-    dump = folder / DUMP
-    with dump.open("rb") as file:
-        code, said = streams.moved(
-            ["docker", "exec", "--interactive", trial.name, *words],
-            limit=docker.stack.backup.timeout_seconds,
-            progress=streams.Progress(report, "restored for a test", streams.size_of(dump)),
-            stdin=file,
-        )
-    if code:
-        raise _bad(docker, f"The backup does not restore; pg_restore ended with {code}:\n{command.tail(said)}")
+    words = ["docker", "exec", "--interactive", trial.name, *words]
+    progress = streams.Progress(report, "restored for a test", int(told["bytes"]))
+    fed = dump_feed.into(docker, words, folder / DUMP, told, progress)
+    demand_fed(docker, fed, "The backup does not restore")
     found = counted(docker, trial.name, trial.user, trial.database)
     demand_rows(docker, told.get("rows") or {}, found, "The restored backup")
+
+
+def demand_fed(docker: Docker, fed: dump_feed.Fed, what: str) -> None:
+    """Refuse a dump that was not read to its good end.
+
+    Args:
+        docker: the stack's containers.
+        fed: how that ended.
+        what: begins the message, such as ``The backup does not restore``.
+
+    Raises:
+        EngineError: it was not, or it is not what was written.
+    """
+    if fed.damaged:
+        problem = f"{what}: {DUMP} off-site is not what was written; its size or its SHA-256 is another one."
+        raise _bad(docker, problem, DamagedError)
+    if fed.code:
+        raise _bad(docker, f"{what}; pg_restore ended with {fed.code}:\n{command.tail(fed.said)}")
+
+
+def checksum_away(docker: Docker, report: Optional[Report], folder: Path, told: Mapping[str, Any]) -> None:
+    """Read a dump that lies off-site only, and compare it with what was written; one on this host is not read.
+
+    Args:
+        docker: the stack's containers.
+        report: where progress is told.
+        folder: of the backup.
+        told: its manifest.
+
+    Raises:
+        EngineError: it cannot be read, or is another one.
+    """
+    if told.get(dump_feed.SNAPSHOT):
+        progress = streams.Progress(report, "read", int(told["bytes"]))
+        demand_fed(docker, dump_feed.into(docker, (), folder / DUMP, told, progress), "The backup is not good")
 
 
 def make_roles(container: str, user: str, folder: Path) -> None:

@@ -1,0 +1,128 @@
+"""Media files of a backup that keeps nothing here: restic reads them from the volume's own folder on this host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from kit_engine import command, dump_feed, media_reader, offsite_place, pipes, restic, streams
+from kit_engine.backup_media import Media
+from kit_engine.beside import Ending
+from kit_engine.docker import Docker
+from kit_engine.errors import EngineError
+from kit_engine.report import Report
+
+# Of a manifest: restic's id of the snapshot that holds them; empty or lacking where there are none, or they lie here.
+SNAPSHOT = "media_snapshot"
+_ARCHIVE = ("dump", "--no-lock", "--archive", "tar")
+
+
+def folder_of(docker: Docker) -> Optional[Path]:
+    """Find the folder of the media volume.
+
+    Args:
+        docker: the stack's containers.
+
+    Returns:
+        The folder; None where the project has no media files in a volume.
+
+    Raises:
+        EngineError: it is no plain folder of this host, such as one of a share, which is mounted only at times.
+    """
+    stack = docker.stack
+    volume = stack.app_files.media_volume if stack.app_files else ""
+    if not volume or not docker.has_volume(volume):
+        return None
+    words = ["docker", "volume", "inspect", "--format", "{{json .}}", volume]
+    told = json.loads(command.demand(words, code="docker", remedy="docker info").out)
+    folder = Path(told["Mountpoint"])
+    if told["Driver"] != "local" or told.get("Options") or not folder.is_dir():
+        raise EngineError(
+            "backup",
+            f"Volume {volume} with the media files is no plain folder of this host ({folder}), so restic cannot read "
+            "it, and backup_local_copy is false. Nothing was changed.",
+            f"set backup_local_copy: true in inventories/{stack.env}, then: {stack.make('deploy')}",
+        )
+    return folder
+
+
+def send(place: restic.Place, report: Report, folder: Path, given: str) -> tuple[Media, str]:
+    """Back them up.
+
+    Args:
+        place: where to.
+        report: where progress is told.
+        folder: of the volume.
+        given: the backup's id.
+
+    Returns:
+        What the backup has of them, and restic's id of the snapshot.
+
+    Raises:
+        EngineError: a file could not be read as often as was tried.
+    """
+    words = ["backup", *offsite_place.tagged(place.stack, offsite_place.MEDIA, given)]
+    # What a restore that was cut off has left is no media file.
+    # The folder itself, and not what is in it: restic makes no snapshot of nothing.
+    words += ["--exclude", str(folder / media_reader.RESTORING), folder.name]
+    # A file that went while restic looked at it counts as one that it could not read.
+    for _ in range(media_reader.ATTEMPTS):
+        done = place.moved(words, folder.parent, streams.Progress(report, "media copied off-site"))
+        if done.code != restic.INCOMPLETE:
+            break
+    if done.code:
+        raise place.failure("backup", done.said)
+    told = done.summary
+    media = Media(int(told["total_files_processed"]), int(told["total_bytes_processed"]), int(told["data_added"]))
+    return media, offsite_place.newest(place, offsite_place.MEDIA, given)
+
+
+def check(docker: Docker, report: Optional[Report], told: Mapping[str, Any]) -> None:
+    """Read all of them back: restic compares each piece with the SHA-256 that the snapshot's own id leads to.
+
+    Args:
+        docker: the stack's containers.
+        report: where progress is told.
+        told: the backup's manifest; where its media files lie on this host nothing is done.
+
+    Raises:
+        EngineError: they cannot be read.
+    """
+    if told.get(SNAPSHOT):
+        progress = streams.Progress(report, "media read", int(told["media"]["bytes"]))
+        with dump_feed.opened(docker) as place:
+            first = place.program(*_ARCHIVE, str(told[SNAPSHOT]), "/")
+            ended = pipes.joined(first, None, limit=docker.stack.backup.timeout_seconds, progress=progress)
+            if ended.wrong or ended.size < told["media"]["bytes"]:
+                raise place.failure("dump", ended.said[0])
+
+
+def fetch(docker: Docker, report: Report, words: Sequence[str], told: Mapping[str, Any], ending: Ending) -> None:
+    """Hand them to what lays them beside those in use.
+
+    Args:
+        docker: the stack's containers.
+        report: where progress is told.
+        words: what reads a tar archive.
+        told: the backup's manifest.
+        ending: ends it early.
+
+    Raises:
+        EngineError: they cannot be read off-site, or not be written here.
+    """
+    progress = streams.Progress(report, "media restored", int(told["media"]["bytes"]))
+    with dump_feed.opened(docker) as place:
+        ended = pipes.joined(
+            place.program(*_ARCHIVE, str(told[SNAPSHOT]), "/"), pipes.Program(words),
+            limit=docker.stack.backup.timeout_seconds, progress=progress, look=ending.demand_none,
+        )  # fmt: skip
+        if ended.wrong == 1:
+            raise place.failure("dump", ended.said[0])
+    if ended.wrong:
+        raise EngineError(
+            "backup",
+            f"The media files cannot be brought back:\n{command.tail(ended.said[1])}\nThose in use were not touched.",
+            docker.stack.make("restore") + "    (tries again)",
+        )
