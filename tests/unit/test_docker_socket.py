@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,29 @@ def answering(folder: Path, monkeypatch: pytest.MonkeyPatch, *answers: bytes) ->
         yield asked
         serving.join(20)
         assert not serving.is_alive()
+
+
+@pytest.mark.parametrize("chosen", ["", "current", "variable", "host"])
+def test_the_builder_is_that_of_the_engine_which_the_client_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def client(*words: str) -> str:
+        done = subprocess.run(["docker", "context", *words], capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout.strip()
+
+    client("create", "elsewhere", "--docker", "host=unix:///nowhere.sock")
+    if chosen == "current":
+        client("use", "elsewhere")
+    elif chosen == "variable":
+        monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
+    elif chosen == "host":
+        client("use", "elsewhere")
+        monkeypatch.setenv("DOCKER_HOST", "unix:///var/run/docker.sock")
+    assert docker_socket.builder() == client("inspect", "--format", "{{.Name}}")
 
 
 def test_an_answer_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
