@@ -177,8 +177,9 @@ def session(action: KitAction, root: Path) -> dict[str, Any]:
     here = str(action._task.delegate_to or action.host) == action.host
     checked = action.variables.get(CHECKED) or {}
     held: dict[str, Any] = action.variables.get(LOCK) or checked.get("session") or {}
-    fits = here and action._connection.become is not None and held.get("root") == str(root)
-    return held if fits and "keeper" in held else {}
+    # What runs in it has the privileges of the task that opened it.
+    alike = held.get("became") == (action._connection.become is not None)
+    return held if here and alike and held.get("root") == str(root) and "keeper" in held else {}
 
 
 def _over(action: KitAction, held: dict[str, Any], words: list[str], stdin: bytes) -> dict[str, Any] | None:

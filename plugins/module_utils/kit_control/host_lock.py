@@ -84,7 +84,8 @@ def open_session(action: KitAction, root: Path, python: str) -> dict[str, Any]:
                 raise _not_started(action, python, int(told["ended"]), str(told["said"]))
             if "ready" in told:
                 to_keeper.write(f"{lock_keeper.KEEP}\n".encode())
-                return {"keeper": told["keeper"], "brought": told["brought"], "root": str(root)}
+                became = action._connection.become is not None
+                return {"keeper": told["keeper"], "brought": told["brought"], "root": str(root), "became": became}
     raise _not_started(action, python, 1, "")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Optional
 
 from kit_engine import command, database, one_off
 from kit_engine.docker import Container, Docker
@@ -76,13 +77,14 @@ def run_in_place(docker: Docker, applied: list[str]) -> None:
     run(docker, applied, lambda words: docker.execute(docker.running(docker.stack.web), words))
 
 
-def run(docker: Docker, applied: list[str], execute: one_off.Execute) -> None:
+def run(docker: Docker, applied: list[str], execute: one_off.Execute, known: Optional[Sequence[str]] = None) -> None:
     """Run the release commands.
 
     Args:
         docker: the stack's containers; the database runs.
         applied: takes the migrations that were applied, also where a command failed.
         execute: runs each of them, in a container of the release.
+        known: the migrations that are applied before them; default: the database is asked.
 
     Raises:
         EngineError: a command failed; with the end of what it said, and what was applied before.
@@ -90,7 +92,7 @@ def run(docker: Docker, applied: list[str], execute: one_off.Execute) -> None:
     stack = docker.stack
     if not stack.release_commands:
         return
-    before = set(database.migrations(docker))
+    before = set(database.migrations(docker) if known is None else known)
     for words in stack.release_commands:
         done = execute(words)
         if done.code:

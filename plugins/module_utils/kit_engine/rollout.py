@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from kit_engine import (
     backup_prune,
     command,
     current,
+    database,
     database_password,
     edge,
     hooks,
@@ -115,11 +116,25 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
         edge.stage(docker, nginx)
     with report.step("database"):
         done.gaps = _backing(docker, before, anew)
-    with one_off.waiting(docker) if wanted.commands else nullcontext() as apart:
-        _until_healthy(docker, report, apart, done)
+    with (
+        ThreadPoolExecutor(1) as aside,
+        one_off.waiting(docker) if wanted.commands else nullcontext() as apart,
+    ):
+        # Each question is a program in the database's container; the backup needs no answer.
+        asked = aside.submit(_ask_database, docker)
+        _until_healthy(docker, report, apart, asked, done)
 
 
-def _until_healthy(docker: Docker, report: Report, apart: Optional[one_off.Waiting], done: Prepared) -> None:
+def _ask_database(docker: Docker) -> list[str]:
+    """Bring the role's password in line with the secret; gives the migrations that are applied."""
+    if docker.stack.database:
+        database_password.ensure(docker)
+    return database.migrations(docker) if docker.stack.release_commands else []
+
+
+def _until_healthy(
+    docker: Docker, report: Report, apart: Optional[one_off.Waiting], asked: Future[list[str]], done: Prepared
+) -> None:
     """Bring up a release's web beside the one that serves; its own commands run apart, where it has any to run."""
     stack = docker.stack
     if "backup" in report.names:
@@ -133,9 +148,10 @@ def _until_healthy(docker: Docker, report: Report, apart: Optional[one_off.Waiti
             if stack.workers_stop_first:
                 stop(docker, [item for item in docker.containers() if item.service in stack.workers])
             created = aside.submit(_create_web, docker, "--no-start")
-            release_commands.run(docker, done.migrations, apart.execute)
+            release_commands.run(docker, done.migrations, apart.execute, asked.result())
             created.result()
     with report.step("start"), ThreadPoolExecutor(1) as aside:
+        asked.result()
         # Both before the switch; most of their time is Docker's.
         files = stack.app_files if apart else None
         published = aside.submit(release.publish_static, docker, files, apart.execute) if files and apart else None
@@ -409,8 +425,6 @@ def _backing(docker: Docker, before: Sequence[Container], anew: set[str]) -> dic
                 gaps[service] = round(time.monotonic() - begun, 1)
         elif service != EDGE:
             readiness.wait_healthy(docker, service, {item.id: item.restarts for item in before})
-    if stack.database:
-        database_password.ensure(docker)
     return gaps
 
 
