@@ -16,8 +16,13 @@ LOOK_SECONDS = 0.2
 
 
 def can() -> bool:
-    """Tell whether this system has what that takes: Linux has."""
-    return hasattr(os, "memfd_create") and hasattr(os, "pidfd_open") and Path("/proc/self/fd").is_dir()
+    """Tell whether this system has what that takes: Linux has, but for old kernels and some containers."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+        os.close(os.memfd_create("kit-can"))
+    except (AttributeError, OSError):
+        return False
+    return Path("/proc/self/fd").is_dir()
 
 
 def run(words: list[str], content: bytes, show: Callable[[str], None]) -> dict[str, Any]:

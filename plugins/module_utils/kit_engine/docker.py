@@ -262,7 +262,12 @@ class Docker:
         Raises:
             EngineError: Compose has to be asked, and cannot read the file.
         """
-        for item in self.inspected() if self.stack.release else ():
+        try:
+            there = self.inspected() if self.stack.release else []
+        except EngineError:
+            # Compose needs no engine for its file.
+            there = []
+        for item in there:
             found = container_of(item)
             if (found.service, found.release) == (self.stack.web, self.stack.release):
                 pairs = (one.partition("=") for one in item["Config"].get("Env") or ())

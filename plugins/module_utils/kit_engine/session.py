@@ -80,8 +80,8 @@ def session_verb(arguments: argparse.Namespace) -> None:
         steps = _Steps(place, descriptor, secrets.token_hex(16), serving.selector)
         node.answer(asked, {"ok": True, "token": steps.token})
         ended = serving.until_ended(steps)
-        if not ended:
-            steps.end()
+        # Of one that went to its end, there may be what nobody waits for.
+        steps.end()
         _after(root, leave)
         if not ended:
             _after(root, recover)

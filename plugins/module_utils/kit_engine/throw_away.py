@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Optional
 
-from kit_engine import command, docker_socket
+from kit_engine import command, docker_socket, signals
 from kit_engine.docker import Container, Docker, labelled
 from kit_engine.errors import EngineError
 from kit_engine.stack import Database
@@ -150,10 +150,15 @@ def begin_ahead(docker: Docker, server: Container, wanted: Database) -> None:
         server: of the database.
         wanted: the database.
     """
-    remove_ahead(docker.stack.project)
     user, name = _user(wanted), _ahead(docker.stack.project)
+    # Whoever takes or removes it asks by the socket.
+    if docker_socket.there(f"/containers/{name}/json") is None:
+        return
+    remove_ahead(docker.stack.project)
     kind = ("--label", f"{KIND}={_kind(server, user)}")
-    command.run(_start(docker, name, server, user, _IN_MEMORY, kind), limit=START_SECONDS)
+    # A client that is ended may leave a container that comes later.
+    with signals.deferred():
+        command.run(_start(docker, name, server, user, _IN_MEMORY, kind), limit=START_SECONDS)
 
 
 def remove_ahead(project: str) -> None:
