@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import time
@@ -125,6 +126,21 @@ def test_gunicorns_workers_follow_the_containers_share(release: str, cpus: str, 
     script = "import runpy; print(runpy.run_path('/opt/kit/gunicorn.conf.py')['workers'])"
     words = ("--rm", "--network=none", f"--cpus={cpus}", "--env=KIT_WEB_WORKERS=0")
     assert docker("run", *words, release, "python", "-c", script).strip() == str(workers)
+
+
+def test_gunicorn_loads_the_framework_once_and_nothing_of_the_project(release: str) -> None:
+    script = """
+import runpy, sys
+conf = runpy.run_path("/opt/kit/gunicorn.conf.py")
+conf["on_starting"](None)
+# One that asked for a setting would not be there: there is no such module of settings.
+print(sorted(set(conf["FRAMEWORK"]) - set(sys.modules)))
+print(sorted(name for name, one in sys.modules.items() if (getattr(one, "__file__", None) or "").startswith("/app")))
+from django.conf import settings
+print(settings.configured)
+"""
+    told = inside(release, f"DJANGO_SETTINGS_MODULE=nowhere python -c {shlex.quote(script)}")
+    assert told.splitlines() == ["[]", "[]", "False"]
 
 
 def test_labels_and_health_check(release: str) -> None:
