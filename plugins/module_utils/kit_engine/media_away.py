@@ -48,6 +48,19 @@ def folder_of(docker: Docker) -> Optional[Path]:
     return folder
 
 
+def apart(told: Mapping[str, Any]) -> dict[str, str]:
+    """Give the snapshots that a backup needs beside that of its folder.
+
+    Args:
+        told: its manifest.
+
+    Returns:
+        restic's ids, by the part that each holds; none where all of it lies in the folder.
+    """
+    found = {offsite_place.DUMP: told.get(dump_feed.SNAPSHOT), offsite_place.MEDIA: told.get(SNAPSHOT)}
+    return {part: str(one) for part, one in found.items() if one}
+
+
 def send(place: restic.Place, report: Report, folder: Path, given: str) -> tuple[Media, str]:
     """Back them up.
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ class Snapshot:
         backup: of which.
         host: that made it.
         streamed: whether it is a folder whose dump lies in another one.
+        begun: when it was, in seconds since 1970.
     """
 
     id: str
@@ -92,6 +94,7 @@ class Snapshot:
     backup: str
     host: str
     streamed: bool
+    begun: float
 
     @property
     def ours(self) -> bool:
@@ -107,8 +110,15 @@ def snapshots(place: Place) -> list[Snapshot]:
         tags = one.get("tags") or ()
         for part, _, given in (tag.partition(":") for tag in tags):
             if part in PARTS:
-                found.append(Snapshot(str(one["id"]), part, given, str(one["hostname"]), _STREAMED in tags))
+                begun = _seconds(str(one["time"]))
+                found.append(Snapshot(str(one["id"]), part, given, str(one["hostname"]), _STREAMED in tags, begun))
     return found
+
+
+def _seconds(moment: str) -> float:
+    """Read a time as restic writes it, with nanoseconds and a zone, which Python reads from 3.11 on only."""
+    zone = "+00:00" if moment.endswith("Z") else moment[-6:]
+    return datetime.fromisoformat(moment[:19] + zone).timestamp()
 
 
 def whole(found: Iterable[Snapshot]) -> list[Snapshot]:
