@@ -181,6 +181,8 @@ echo "$@" >>"{folder}/called"
 case "$*" in
 *snapshots*) cat "{folder}/snapshots" ;;
 *"cat config"*) echo '{{"version": 2}}' ;;
+*"list locks"*) cat "{folder}/locks" ;;
+*"cat lock "*) . "{folder}/lock" ;;
 *"backup "*) . "{folder}/backup" ;;
 esac
 """
@@ -195,7 +197,8 @@ class Fake:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "backup").write_text("")
+        for name in ("backup", "locks", "lock"):
+            (folder / name).write_text("")
         (folder / "called").write_text("")
         self.holds()
         (folder / "restic").write_text(FAKE.format(folder=folder))
@@ -295,3 +298,58 @@ def test_what_a_run_has_sent_goes_with_the_next_unless_its_folder_is_here(
         backup_stream.clear(place, Report("backup", as_json=True), folder)
     assert fake.forgot() == (set() if stays else {"dump:7", "id:7"})
     assert not (found.root / backup_stream.LEAVING).exists()
+
+
+LOCKED = "Fatal: unable to create lock in backend: repository is already locked exclusively by PID 7 on b by root"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_place_that_another_host_locks_is_waited_for(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    monkeypatch.setattr(restic, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(restic, "LOCK_SECONDS", 60.0 if ends else 0.0)
+    found, folder = streams_to(tmp_path)
+    (folder / "new").mkdir()
+    # The first time it is locked; where that does not end, for ever.
+    (fake.folder / "backup").write_text(
+        f'[ -e "{fake.folder}/again" ] || {{ {"touch" if ends else ":"} "{fake.folder}/again"; '
+        f'echo "{LOCKED}" >&2; exit 1; }}\n'
+    )
+    with restic.opened(found) as place:
+        away = backup_stream.Away(
+            Docker(found), place, Report("backup", as_json=True), "9", compresses=True, media_folder=None
+        )
+        if ends:
+            away.keep(folder / "new", {})
+            return
+        with pytest.raises(EngineError, match="already locked"):
+            away.keep(folder / "new", {})
+
+
+@pytest.mark.parametrize(
+    ("lock", "waits"),
+    [
+        ('echo \'{"exclusive": true, "pid": 7, "hostname": "b", "time": "now"}\'', True),
+        ('echo \'{"exclusive": false, "pid": 7, "hostname": "b", "time": "now"}\'', False),
+        # It went meanwhile.
+        ("exit 1", False),
+    ],
+)
+def test_what_is_streamed_begins_when_nobody_locks_the_place_for_itself(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, lock: str, waits: bool
+) -> None:
+    monkeypatch.setattr(media_away, "folder_of", lambda _: None)
+    monkeypatch.setattr(restic, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(restic, "LOCK_SECONDS", 0.0)
+    found, folder = streams_to(tmp_path)
+    (fake.folder / "locks").write_text("abc\n")
+    (fake.folder / "lock").write_text(lock)
+    if waits:
+        with pytest.raises(EngineError, match="locked exclusively by process 7 of host b since now"):
+            run(found, folder, "7", ("keep", "rename", "end"))
+        # Where the lock goes, it begins.
+        monkeypatch.setattr(restic, "LOCK_SECONDS", 60.0)
+        (fake.folder / "lock").write_text(f': >"{fake.folder}/locks"; {lock}')
+    run(found, folder, "8", ("keep", "rename", "end"))
+    assert (folder / "8").is_dir()

@@ -143,6 +143,7 @@ def opened(docker: Docker, report: Report, given: str, folder: Path) -> Iterator
         with offsite_place.alone(stack, report), restic.opened(stack) as place:
             version = offsite_place.demand_repository(place)
             clear(place, report, folder)
+            place.demand_free(report)
             _write(stack, [*_leaving(stack), given])
             yield Away(docker, place, report, given, version >= _COMPRESSES, media)
             _write(stack, [one for one in _leaving(stack) if one != given])
