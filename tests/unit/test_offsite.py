@@ -184,6 +184,7 @@ case "$*" in
 *"list locks"*) cat "{folder}/locks" ;;
 *"cat lock "*) . "{folder}/lock" ;;
 *"backup "*) . "{folder}/backup" ;;
+*"check "* | prune) flock --nonblock "{folder}/../records/offsite.lock" echo "free in $1" >>"{folder}/called" ;;
 esac
 """
 
@@ -353,3 +354,15 @@ def test_what_is_streamed_begins_when_nobody_locks_the_place_for_itself(
         (fake.folder / "lock").write_text(f': >"{fake.folder}/locks"; {lock}')
     run(found, folder, "8", ("keep", "rename", "end"))
     assert (folder / "8").is_dir()
+
+
+def test_a_check_keeps_no_backup_waiting(tmp_path: Path, fake: Fake) -> None:
+    found, _ = streams_to(tmp_path)
+    offsite_place.note(found, loose=True, part=2)
+    backup_offsite.check(found, Report("drill", as_json=True))
+    called = (fake.folder / "called").read_text().splitlines()
+    # What removes data is alone, and comes before; here that is refused because of it.
+    assert called == ["prune", "check --no-lock --read-data-subset=3/8", "free in check"]
+    told = offsite_place.state(found)
+    assert (told.loose, told.part, told.check_problem) == (True, 3, "")
+    assert told.checked
