@@ -312,15 +312,23 @@ def test_what_need_not_stay_goes_there_too_and_its_room_with_the_drill(host: Hos
     assert before <= sum(path.stat().st_size for path in (place.folder or host.root).rglob("*") if path.is_file())
 
 
-def test_a_backup_whose_dump_went_from_there_is_none(host: HostReleases, place: Place) -> None:
+@pytest.mark.parametrize("part", ["dump", "media"])
+@pytest.mark.parametrize("finder", ["prune-backups", "scheduled drill"])
+def test_a_backup_of_which_something_went_from_there_is_none(
+    host: HostReleases, place: Place, part: str, finder: str
+) -> None:
     fill(host, 5)
     given = backed_up(host, "--level", "checksum")
-    restic(place, "forget", manifest_of(host, given)["dump_snapshot"])
+    restic(place, "forget", manifest_of(host, given)[f"{part}_snapshot"])
     told = host.engine("backups")
     assert "NOWHERE" in told.out
-    for words in (("restore", given, "--confirm", "prod"), ("prune-backups",), ("verify-backup", given)):
+    for words in (("restore", given, "--confirm", "prod"), finder.split(), ("verify-backup", given)):
         refused = host.engine(*words, "--json")
         assert (refused.code, refused.json["code"]) == (1, "offsite"), refused.out
+        assert f"The {part} of backup {given} lies off-site no more" in refused.json["problem"]
+    # Who has found it has noted it.
+    assert backup.newest(host.root) is None
+    assert "NOT GOOD" in host.engine("backups").out
     shutil.rmtree(host.root / FOLDER)
     assert known(host) == []
 

@@ -22,6 +22,7 @@ from kit_engine import (
     offsite_place,
     restic,
     stack,
+    verification,
 )
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -166,13 +167,14 @@ def test_what_keeps_no_dump_here_wants_a_place(tmp_path: Path) -> None:
     assert stack.read(data, tmp_path, tmp_path).backup.local_copy
 
 
-def test_a_folder_whose_dump_went_from_there_is_no_backup() -> None:
-    def one(part: str, given: str, host: str = "a", *, streamed: bool = True) -> Snapshot:
-        return Snapshot(f"{part}-{given}", part, given, host, streamed, 0.0)
+def test_a_folder_whose_dump_or_media_files_went_from_there_is_no_backup() -> None:
+    def one(part: str, given: str, host: str = "a", apart: Sequence[str] = ("dump", "media")) -> Snapshot:
+        return Snapshot(f"{part}-{given}", part, given, host, frozenset(apart), 0.0)
 
     found = [one("id", "1"), one("dump", "1"), one("media", "1"), one("id", "2"), one("dump", "3")]
-    found += [one("id", "4", streamed=False), one("id", "3", "b"), one("media", "2")]
-    assert [each.id for each in offsite_place.whole(found)] == ["id-1", "id-4"]
+    found += [one("id", "4", apart=()), one("id", "3", "b"), one("media", "2")]
+    found += [one("id", "5"), one("dump", "5"), one("id", "6", apart=["dump"]), one("dump", "6")]
+    assert [each.id for each in offsite_place.whole(found)] == ["id-1", "id-4", "id-6"]
 
 
 # Answers as restic does where that is asked for, and writes down what it is called with.
@@ -366,3 +368,19 @@ def test_a_check_keeps_no_backup_waiting(tmp_path: Path, fake: Fake) -> None:
     told = offsite_place.state(found)
     assert (told.loose, told.part, told.check_problem) == (True, 3, "")
     assert told.checked
+
+
+@pytest.mark.parametrize(("lost", "part"), [("dump:9", "dump"), ("media:9", "media"), ("", "")])
+def test_what_went_from_there_is_damage_and_no_answer_is_none(tmp_path: Path, fake: Fake, lost: str, part: str) -> None:
+    found, _ = streams_to(tmp_path)
+    told = {"id": "9", **MANIFEST}
+    fake.holds(*[(one, 5.0) for one in ("dump:9", "media:9") if one != lost])
+    if lost:
+        with pytest.raises(verification.DamagedError, match=f"The {part} of backup 9 lies off-site no more"):
+            media_away.demand_there(Docker(found), told)
+    else:
+        media_away.demand_there(Docker(found), told)
+    (fake.folder / "snapshots").unlink()
+    with pytest.raises(EngineError) as refused:
+        media_away.demand_there(Docker(found), told)
+    assert not isinstance(refused.value, verification.DamagedError)

@@ -108,11 +108,11 @@ class Away:
             EngineError: that failed, or what it needs beside it went meanwhile.
         """
         progress = streams.Progress(None, "")
-        done = offsite_place.send(self.place, folder, self.given, progress, streamed=True)
+        needed = media_away.apart(told)
+        done = offsite_place.send(self.place, folder, self.given, progress, apart=needed)
         if done.code:
             raise self.place.failure("backup", done.said)
-        there = {one.id for one in offsite_place.snapshots(self.place)}
-        gone = [part for part, one in media_away.apart(told).items() if one not in there]
+        gone = media_away.lacking(self.place, needed)
         if gone:
             problem = f"Snapshot {gone[0]}:{self.given} was removed off-site while the backup was made. "
             problem += f"Another machine of this host's name ({platform.node()}) may have taken it for its own."
