@@ -145,7 +145,7 @@ def fetch(docker: Docker, report: Report, words: Sequence[str], told: Mapping[st
     Args:
         docker: the stack's containers.
         report: where progress is told.
-        words: what reads a tar archive.
+        words: what reads a tar archive; the number of files is put behind.
         told: the backup's manifest.
         ending: ends it early.
 
@@ -153,9 +153,10 @@ def fetch(docker: Docker, report: Report, words: Sequence[str], told: Mapping[st
         EngineError: they cannot be read off-site, or not be written here.
     """
     progress = streams.Progress(report, "media restored", int(told["media"]["bytes"]))
+    reader = pipes.Program([*words, str(told["media"]["files"])])
     with dump_feed.opened(docker) as place:
         ended = pipes.joined(
-            place.program(*_ARCHIVE, str(told[SNAPSHOT]), "/"), pipes.Program(words),
+            place.program(*_ARCHIVE, str(told[SNAPSHOT]), "/"), reader,
             limit=docker.stack.backup.timeout_seconds, progress=progress, look=ending.demand_none,
         )  # fmt: skip
         if ended.wrong == 1:
