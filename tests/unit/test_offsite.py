@@ -307,8 +307,9 @@ LOCKED = "Fatal: unable to create lock in backend: repository is already locked 
 
 
 @pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("said", [LOCKED, json.dumps({"message_type": "exit_error", "code": 11, "message": LOCKED})])
 def test_a_place_that_another_host_locks_is_waited_for(
-    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, ends: bool
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, ends: bool, said: str
 ) -> None:
     monkeypatch.setattr(restic, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(restic, "LOCK_SECONDS", 60.0 if ends else 0.0)
@@ -317,7 +318,7 @@ def test_a_place_that_another_host_locks_is_waited_for(
     # The first time it is locked; where that does not end, for ever.
     (fake.folder / "backup").write_text(
         f'[ -e "{fake.folder}/again" ] || {{ {"touch" if ends else ":"} "{fake.folder}/again"; '
-        f'echo "{LOCKED}" >&2; exit 1; }}\n'
+        f"echo {shlex.quote(said)} >&2; exit 1; }}\n"
     )
     with restic.opened(found) as place:
         away = backup_stream.Away(

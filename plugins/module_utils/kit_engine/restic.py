@@ -33,6 +33,8 @@ _LOW = ("nice", "-n", "10")
 # The two ways in which restic writes a place that is reached by SFTP.
 _SFTP = re.compile(r"^sftp:(?://(?P<login>[^/:]+)(?::(?P<port>\d+))?/|(?P<short>[^/:]+):)")
 _SHOWN_LINES = 5
+# What it complains of; newer ones write the last line so too.
+_ERRORS = ("error", "exit_error")
 # Another host removes something there meanwhile. restic itself waits for that from 0.16 on only.
 _LOCKED = "repository is already locked"
 LOCK_SECONDS = 600.0
@@ -120,7 +122,7 @@ class Place:
             stdin.close()
             for line in stdout:
                 told = _json(line)
-                if told is None or told.get("message_type") == "error":
+                if told is None or told.get("message_type") in _ERRORS:
                     said = [*said, line.decode("utf-8", "replace").rstrip()][-_SHOWN_LINES:]
                 elif told.get("message_type") == "summary":
                     summary = told
