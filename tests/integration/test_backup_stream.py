@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import backup, backup_stream, offsite_place, verification
+from kit_engine import backup, backup_stream, offsite_place, stack, verification
 from kit_engine.backup import FOLDER, MANIFEST
 from kit_engine.verification import CONFIGURATION, DUMP, ROLES
 from support import offsite
@@ -27,6 +28,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 ROWS = "SELECT count(*), md5(string_agg(text, ',' ORDER BY id)) FROM kit_rows"
 # More than all pipes on the way take, so that pg_dump waits where restic is halted.
 MANY = 400_000
+# A lock's name.
+LOCK_LENGTH = 64
 
 
 @pytest.fixture
@@ -165,6 +168,77 @@ def test_what_is_killed_midway_leaves_no_backup(host: HostReleases, place: Place
     later = backed_up(host, "--level", "checksum")
     assert snapshots(place) == sorted(of(before) + of(later))
     assert names(host) == {before, later}
+
+
+@pytest.mark.parametrize("part", ["dump", "media"])
+def test_what_another_machine_of_this_name_forgets_makes_no_backup(host: HostReleases, place: Place, part: str) -> None:
+    fill(host, 20)
+    before = backed_up(host, "--level", "checksum")
+    # As by a clone: before the folder is sent, and then no more.
+    lost = f'given=${{*##* id:}}; "$real" forget --tag "{part}:${{given%% *}}" --keep-tag none >&2'
+    undo = wrapped(place, f'case "$*" in *" backup "*" id:"*) {lost};; esac')
+    told = host.engine("backup", "--json", "--level", "checksum")
+    undo()
+    assert (told.code, told.json["code"]) == (1, "offsite")
+    assert "was removed off-site while the backup was made" in told.json["problem"]
+    assert names(host) == {before}
+    assert known(host) == [before]
+    # What a clone is sending now looks like what a run of this host has left.
+    marks = ["--host", platform.node(), *offsite_place.marks(stack.load(host.root)), "--tag", "dump:another"]
+    restic(place, "backup", *marks, str(folder_of(host, before)))
+    later = backed_up(host, "--level", "checksum")
+    assert snapshots(place) == sorted([*of(before), "dump:another", *of(later)])
+
+
+def test_a_backup_that_is_killed_when_its_folder_was_sent_goes_with_the_next(host: HostReleases, place: Place) -> None:
+    fill(host, 20)
+    before = backed_up(host, "--level", "checksum")
+    undo = wrapped(place, 'case "$*" in *" backup "*" id:"*) "$real" "$@"; kill -9 $PPID; exit 0;; esac')
+    assert host.engine("backup", "--json", "--level", "checksum").code < 0
+    undo()
+    assert len(snapshots(place)) == 6
+    later = backed_up(host, "--level", "checksum")
+    assert names(host) == {before, later}
+    assert snapshots(place) == sorted(of(before) + of(later))
+    assert known(host) == sorted([before, later])
+
+
+def test_a_place_that_another_host_has_locked_is_waited_for(host: HostReleases, place: Place) -> None:
+    fill(host, 20)
+    backed_up(host, "--level", "checksum")
+    pruning = _locking(place)
+    running = host.started("backup", "--json", "--level", "checksum")
+    said: list[bytes] = []
+    try:
+        assert running.stderr
+        while running.poll() is None and not (said and b"locked by another run" in said[-1]):
+            said.append(running.stderr.readline())
+        assert running.poll() is None, said
+    finally:
+        os.kill(pruning.pid, signal.SIGCONT)
+        pruning.communicate(timeout=60)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 0, err
+    given = json.loads(out.splitlines()[-1])["backup"]["id"]
+    assert set(of(given)) <= set(snapshots(place))
+
+
+def _locking(place: Place) -> subprocess.Popen[bytes]:
+    """Halt a prune while it has locked the place for itself."""
+    env = {**os.environ, **place.environment, "RESTIC_REPOSITORY": str(place.folder) + "/kit"}
+    locks = Path(env["RESTIC_REPOSITORY"]) / "locks"
+    for _ in range(20):
+        pruning = subprocess.Popen(["restic", "prune"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # One that is not written yet has another name.
+        while pruning.poll() is None and not any(len(path.name) == LOCK_LENGTH for path in locks.iterdir()):
+            time.sleep(0.01)
+        if pruning.poll() is None:
+            os.kill(pruning.pid, signal.SIGSTOP)
+            if any(len(path.name) == LOCK_LENGTH for path in locks.iterdir()):
+                return pruning
+            os.kill(pruning.pid, signal.SIGCONT)
+        pruning.wait(timeout=60)
+    raise AssertionError("restic prune is too fast to be halted")
 
 
 def _halted(host: HostReleases, running: subprocess.Popen[bytes]) -> int:
@@ -312,15 +386,23 @@ def test_what_need_not_stay_goes_there_too_and_its_room_with_the_drill(host: Hos
     assert before <= sum(path.stat().st_size for path in (place.folder or host.root).rglob("*") if path.is_file())
 
 
-def test_a_backup_whose_dump_went_from_there_is_none(host: HostReleases, place: Place) -> None:
+@pytest.mark.parametrize("part", ["dump", "media"])
+@pytest.mark.parametrize("finder", ["prune-backups", "scheduled drill"])
+def test_a_backup_of_which_something_went_from_there_is_none(
+    host: HostReleases, place: Place, part: str, finder: str
+) -> None:
     fill(host, 5)
     given = backed_up(host, "--level", "checksum")
-    restic(place, "forget", manifest_of(host, given)["dump_snapshot"])
+    restic(place, "forget", manifest_of(host, given)[f"{part}_snapshot"])
     told = host.engine("backups")
     assert "NOWHERE" in told.out
-    for words in (("restore", given, "--confirm", "prod"), ("prune-backups",), ("verify-backup", given)):
+    for words in (("restore", given, "--confirm", "prod"), finder.split(), ("verify-backup", given)):
         refused = host.engine(*words, "--json")
         assert (refused.code, refused.json["code"]) == (1, "offsite"), refused.out
+        assert f"The {part} of backup {given} lies off-site no more" in refused.json["problem"]
+    # Who has found it has noted it.
+    assert backup.newest(host.root) is None
+    assert "NOT GOOD" in host.engine("backups").out
     shutil.rmtree(host.root / FOLDER)
     assert known(host) == []
 

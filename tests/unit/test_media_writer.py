@@ -135,20 +135,22 @@ def archive(*names: str) -> io.BytesIO:
 
 def test_an_archive_is_laid_beside_what_is_there_and_put_into_place(place: Path) -> None:
     before = content(place)
-    media_writer.unpack(place, archive("", "a/", "a/z", "top"))
+    media_writer.unpack(place, archive("", "a/", "a/z", "top"), 2)
     assert {path: text for path, text in content(place).items() if not path.startswith(media_writer.PLACE)} == before
     media_writer.finish(place)
     assert content(place) == {"a/z": "a/z", "top": "top"}
     assert ((place / "a").stat().st_mtime_ns, (place / "top").stat().st_mode & 0o7777) == (WHEN, 0o4750)
-    media_writer.unpack(place, archive(""))
+    media_writer.unpack(place, archive(""), 0)
     media_writer.finish(place)
     assert content(place) == {}
 
 
-def test_an_archive_that_is_cut_puts_nothing_into_place(place: Path) -> None:
+# Within a file; and between two of them, each entry taking blocks of 512 bytes, after which tarfile sees an end.
+@pytest.mark.parametrize(("length", "error"), [(1900, tarfile.TarError), (2048, EOFError), (1024, EOFError)])
+def test_an_archive_that_is_cut_puts_nothing_into_place(place: Path, length: int, error: type[Exception]) -> None:
     before = content(place)
     whole = archive("", "a/", "a/z", "top").getvalue()
-    with pytest.raises(tarfile.TarError):
-        media_writer.unpack(place, io.BytesIO(whole[:1900]))
+    with pytest.raises(error):
+        media_writer.unpack(place, io.BytesIO(whole[:length]), 2)
     media_writer.drop(place)
     assert content(place) == before

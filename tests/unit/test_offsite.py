@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shlex
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kit_engine import backup_offsite, masking, memory_files, offsite_place, restic, stack
+from kit_engine import (
+    backup_offsite,
+    backup_stream,
+    dump_feed,
+    masking,
+    media_away,
+    memory_files,
+    offsite_place,
+    restic,
+    stack,
+    verification,
+)
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.offsite_place import Snapshot, State
+from kit_engine.report import Report
 from kit_engine.stack import OFFSITE_SECRETS, Stack
 from support.kit import ROOT
 
@@ -152,10 +167,221 @@ def test_what_keeps_no_dump_here_wants_a_place(tmp_path: Path) -> None:
     assert stack.read(data, tmp_path, tmp_path).backup.local_copy
 
 
-def test_a_folder_whose_dump_went_from_there_is_no_backup() -> None:
-    def one(part: str, given: str, host: str = "a", *, streamed: bool = True) -> Snapshot:
-        return Snapshot(f"{part}-{given}", part, given, host, streamed)
+def test_a_folder_whose_dump_or_media_files_went_from_there_is_no_backup() -> None:
+    def one(part: str, given: str, host: str = "a", apart: Sequence[str] = ("dump", "media")) -> Snapshot:
+        return Snapshot(f"{part}-{given}", part, given, host, frozenset(apart), 0.0)
 
     found = [one("id", "1"), one("dump", "1"), one("media", "1"), one("id", "2"), one("dump", "3")]
-    found += [one("id", "4", streamed=False), one("id", "3", "b"), one("media", "2")]
-    assert [each.id for each in offsite_place.whole(found)] == ["id-1", "id-4"]
+    found += [one("id", "4", apart=()), one("id", "3", "b"), one("media", "2")]
+    found += [one("id", "5"), one("dump", "5"), one("id", "6", apart=["dump"]), one("dump", "6")]
+    assert [each.id for each in offsite_place.whole(found)] == ["id-1", "id-4", "id-6"]
+
+
+# Answers as restic does where that is asked for, and writes down what it is called with.
+FAKE = """#!/bin/sh
+echo "$@" >>"{folder}/called"
+case "$*" in
+*snapshots*) cat "{folder}/snapshots" ;;
+*"cat config"*) echo '{{"version": 2}}' ;;
+*"list locks"*) cat "{folder}/locks" ;;
+*"cat lock "*) . "{folder}/lock" ;;
+*"backup "*) . "{folder}/backup" ;;
+*"check "* | prune) flock --nonblock "{folder}/../records/offsite.lock" echo "free in $1" >>"{folder}/called" ;;
+esac
+"""
+
+
+class Fake:
+    """A restic that says what it is told to.
+
+    Args:
+        folder: an empty one, for its files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("backup", "locks", "lock"):
+            (folder / name).write_text("")
+        (folder / "called").write_text("")
+        self.holds()
+        (folder / "restic").write_text(FAKE.format(folder=folder))
+        (folder / "restic").chmod(0o755)
+
+    def holds(self, *held: tuple[str, float]) -> None:
+        """Have it hold snapshots of this host: of what, such as ``dump:1``, and how many seconds ago each was begun."""
+        told = []
+        for tag, age in held:
+            # As restic writes it, in a zone of its own.
+            begun = time.strftime("%Y-%m-%dT%H:%M:%S.123456789+02:00", time.gmtime(time.time() - age + 7200))
+            told.append({"id": tag, "time": begun, "hostname": platform.node(), "tags": [tag]})
+        (self.folder / "snapshots").write_text(json.dumps(told))
+
+    def forgot(self) -> set[str]:
+        """What it was told to forget."""
+        lines = (self.folder / "called").read_text().splitlines()
+        return {word for line in lines if line.startswith("forget ") for word in line.split()[1:]}
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """It stands first on PATH."""
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return Fake(folder)
+
+
+def streams_to(root: Path) -> tuple[Stack, Path]:
+    """A stack that streams its backups, and the folder of them."""
+    found = host(root, "s3:https://s3.test/bucket")
+    folder = root / "shared/backups"
+    folder.mkdir(parents=True)
+    return found, folder
+
+
+MANIFEST = {dump_feed.SNAPSHOT: "dump:9", media_away.SNAPSHOT: "media:9"}
+
+
+@pytest.mark.parametrize("lost", ["dump:9", "media:9", ""])
+def test_a_backup_whose_parts_went_meanwhile_is_none(tmp_path: Path, fake: Fake, lost: str) -> None:
+    found, folder = streams_to(tmp_path)
+    (folder / "new").mkdir()
+    fake.holds(*[(one, 5.0) for one in ("dump:9", "media:9", "id:9") if one != lost])
+    with restic.opened(found) as place:
+        away = backup_stream.Away(
+            Docker(found), place, Report("backup", as_json=True), "9", compresses=True, media_folder=None
+        )
+        if not lost:
+            away.keep(folder / "new", MANIFEST)
+            return
+        with pytest.raises(EngineError, match=f"Snapshot {lost} was removed off-site while the backup was made"):
+            away.keep(folder / "new", MANIFEST)
+    assert offsite_place.state(found).good == 0.0
+
+
+def test_what_another_machine_of_this_name_sends_is_left_alone(tmp_path: Path, fake: Fake) -> None:
+    found, folder = streams_to(tmp_path)
+    late = found.backup.timeout_seconds + 60.0
+    young = found.backup.timeout_seconds - 60.0
+    fake.holds(("dump:1", late), ("media:1", late), ("dump:2", young), ("media:3", 5.0), ("id:4", late))
+    with restic.opened(found) as place:
+        backup_stream.clear(place, Report("backup", as_json=True), folder)
+    assert fake.forgot() == {"dump:1", "media:1"}
+
+
+def run(found: Stack, folder: Path, given: str, steps: Sequence[str]) -> None:
+    """A backup that is cut off after some of its steps."""
+    with backup_stream.opened(Docker(found), Report("backup", as_json=True), given, folder) as away:
+        (folder / ".new-1").mkdir()
+        if "keep" in steps:
+            away.keep(folder / ".new-1", {})
+        if "rename" in steps:
+            (folder / ".new-1").rename(folder / given)
+        if "end" not in steps:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("steps", "stays"),
+    [((), False), (("keep",), False), (("keep", "rename"), True), (("keep", "rename", "end"), True)],
+)
+def test_what_a_run_has_sent_goes_with_the_next_unless_its_folder_is_here(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, steps: Sequence[str], stays: bool
+) -> None:
+    monkeypatch.setattr(media_away, "folder_of", lambda _: None)
+    found, folder = streams_to(tmp_path)
+    if "end" in steps:
+        run(found, folder, "7", steps)
+        assert not (found.root / backup_stream.LEAVING).exists()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(found, folder, "7", steps)
+    fake.holds(("dump:7", 5.0), ("id:7", 5.0))
+    with restic.opened(found) as place:
+        backup_stream.clear(place, Report("backup", as_json=True), folder)
+    assert fake.forgot() == (set() if stays else {"dump:7", "id:7"})
+    assert not (found.root / backup_stream.LEAVING).exists()
+
+
+LOCKED = "Fatal: unable to create lock in backend: repository is already locked exclusively by PID 7 on b by root"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("said", [LOCKED, json.dumps({"message_type": "exit_error", "code": 11, "message": LOCKED})])
+def test_a_place_that_another_host_locks_is_waited_for(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, ends: bool, said: str
+) -> None:
+    monkeypatch.setattr(restic, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(restic, "LOCK_SECONDS", 60.0 if ends else 0.0)
+    found, folder = streams_to(tmp_path)
+    (folder / "new").mkdir()
+    # The first time it is locked; where that does not end, for ever.
+    (fake.folder / "backup").write_text(
+        f'[ -e "{fake.folder}/again" ] || {{ {"touch" if ends else ":"} "{fake.folder}/again"; '
+        f"echo {shlex.quote(said)} >&2; exit 1; }}\n"
+    )
+    with restic.opened(found) as place:
+        away = backup_stream.Away(
+            Docker(found), place, Report("backup", as_json=True), "9", compresses=True, media_folder=None
+        )
+        if ends:
+            away.keep(folder / "new", {})
+            return
+        with pytest.raises(EngineError, match="already locked"):
+            away.keep(folder / "new", {})
+
+
+@pytest.mark.parametrize(
+    ("lock", "waits"),
+    [
+        ('echo \'{"exclusive": true, "pid": 7, "hostname": "b", "time": "now"}\'', True),
+        ('echo \'{"exclusive": false, "pid": 7, "hostname": "b", "time": "now"}\'', False),
+        # It went meanwhile.
+        ("exit 1", False),
+    ],
+)
+def test_what_is_streamed_begins_when_nobody_locks_the_place_for_itself(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, lock: str, waits: bool
+) -> None:
+    monkeypatch.setattr(media_away, "folder_of", lambda _: None)
+    monkeypatch.setattr(restic, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(restic, "LOCK_SECONDS", 0.0)
+    found, folder = streams_to(tmp_path)
+    (fake.folder / "locks").write_text("abc\n")
+    (fake.folder / "lock").write_text(lock)
+    if waits:
+        with pytest.raises(EngineError, match="locked exclusively by process 7 of host b since now"):
+            run(found, folder, "7", ("keep", "rename", "end"))
+        # Where the lock goes, it begins.
+        monkeypatch.setattr(restic, "LOCK_SECONDS", 60.0)
+        (fake.folder / "lock").write_text(f': >"{fake.folder}/locks"; {lock}')
+    run(found, folder, "8", ("keep", "rename", "end"))
+    assert (folder / "8").is_dir()
+
+
+def test_a_check_keeps_no_backup_waiting(tmp_path: Path, fake: Fake) -> None:
+    found, _ = streams_to(tmp_path)
+    offsite_place.note(found, loose=True, part=2)
+    backup_offsite.check(found, Report("drill", as_json=True))
+    called = (fake.folder / "called").read_text().splitlines()
+    # What removes data is alone, and comes before; here that is refused because of it.
+    assert called == ["prune", "check --no-lock --read-data-subset=3/8", "free in check"]
+    told = offsite_place.state(found)
+    assert (told.loose, told.part, told.check_problem) == (True, 3, "")
+    assert told.checked
+
+
+@pytest.mark.parametrize(("lost", "part"), [("dump:9", "dump"), ("media:9", "media"), ("", "")])
+def test_what_went_from_there_is_damage_and_no_answer_is_none(tmp_path: Path, fake: Fake, lost: str, part: str) -> None:
+    found, _ = streams_to(tmp_path)
+    told = {"id": "9", **MANIFEST}
+    fake.holds(*[(one, 5.0) for one in ("dump:9", "media:9") if one != lost])
+    if lost:
+        with pytest.raises(verification.DamagedError, match=f"The {part} of backup 9 lies off-site no more"):
+            media_away.demand_there(Docker(found), told)
+    else:
+        media_away.demand_there(Docker(found), told)
+    (fake.folder / "snapshots").unlink()
+    with pytest.raises(EngineError) as refused:
+        media_away.demand_there(Docker(found), told)
+    assert not isinstance(refused.value, verification.DamagedError)

@@ -143,8 +143,8 @@ def _create(docker: Docker, report: Report, server: Container, wanted: Database,
             with streamed as away:
                 new.mkdir(mode=0o700)
                 done = _fill(docker, report, server, session, wanted, new, size, reached, kind, away)
-            new.rename(folder / done.id)
-            releases.sync_folder(folder)
+                new.rename(folder / done.id)
+                releases.sync_folder(folder)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             with suppress(EngineError):
@@ -291,7 +291,7 @@ def _fill(
     releases.replace(new / MANIFEST, json.dumps(verification.sealed(asdict(done)), indent=2) + "\n")
     (new / MANIFEST).chmod(0o600)
     if away:
-        away.keep(new)
+        away.keep(new, facts)
     return done
 
 

@@ -48,6 +48,7 @@ def _verify(
         throw_away.server_like(docker, server, wanted, size) if level == RESTORE else nullcontext()
     )
     try:
+        media_away.demand_there(docker, found)
         with place as trial:
             verification.checksum(docker, folder, found)
             media_away.check(docker, report, found)

@@ -112,18 +112,20 @@ def check(stack: Stack, report: Report) -> None:
     parts = stack.backup.offsite_check_parts
     if not stack.backup.offsite_repository:
         return
-    with offsite_place.alone(stack, report), restic.opened(stack) as place:
+    with restic.opened(stack) as place:
+        _free(place, report)
         part = offsite_place.state(stack).part % parts + 1
         problem = ""
         try:
+            # It may take hours, and changes nothing: a backup that is streamed meanwhile does not wait for it.
             words = ("check", "--no-lock", f"--read-data-subset={part}/{parts}")
-            _free(place, report)
             place.demand(*words, limit=stack.backup.timeout_seconds)
         except EngineError as error:
             problem = error.problem
             raise
         finally:
-            offsite_place.note(stack, part=part, checked=time.time(), check_problem=problem)
+            with offsite_place.alone(stack, report):
+                offsite_place.note(stack, part=part, checked=time.time(), check_problem=problem)
     report.say(f"    off-site: part {part} of {parts} was read, all of it is good")
 
 
@@ -131,12 +133,13 @@ def _free(place: Place, report: Report) -> None:
     """Free the room of snapshots that were removed."""
     if not offsite_place.state(place.stack).loose:
         return
-    try:
-        place.demand("prune", limit=place.stack.backup.timeout_seconds)
-    except EngineError as error:
-        report.say(f"    warning: room off-site was not freed, the next drill tries again: {error.problem}")
-        return
-    offsite_place.note(place.stack, loose=False)
+    with offsite_place.alone(place.stack, report):
+        try:
+            place.demand("prune", limit=place.stack.backup.timeout_seconds)
+        except EngineError as error:
+            report.say(f"    warning: room off-site was not freed, the next drill tries again: {error.problem}")
+            return
+        offsite_place.note(place.stack, loose=False)
 
 
 def listed(stack: Stack) -> dict[str, str]:

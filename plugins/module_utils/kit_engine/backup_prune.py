@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kit_engine import backup, backup_stream, dump_feed, releases, verification
+from kit_engine import backup, backup_stream, media_away, releases, verification
 from kit_engine.docker import Docker
 from kit_engine.report import Report
 from kit_engine.stack import Backups, Stack
@@ -114,7 +114,7 @@ def prune_verb(docker: Docker, arguments: argparse.Namespace) -> None:
         # The others go because of it.
         try:
             verification.checksum(docker, stack.root / backup.FOLDER / newest["id"], newest)
-            dump_feed.demand_there(docker, newest)
+            media_away.demand_there(docker, newest)
         except verification.DamagedError as error:
             backup.note(stack.root, newest, newest["level"], error.problem.splitlines()[0])
             raise

@@ -7,6 +7,7 @@ names them, is there too. What a run that failed has left of them goes with the 
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ from kit_engine.report import Report
 from kit_engine.stack import Database, Stack
 from kit_engine.verification import DUMP as DUMP_FILE
 
-# Ids of backups that retention removed here, and whose snapshots have still to go. Written under the host's lock.
+# Ids of backups whose snapshots have still to go unless their folder is here: retention removed it, or it has not got
+# its name yet. Written under the host's lock.
 LEAVING = "records/offsite_leaving.json"
 # From this version on of its format restic compresses.
 _COMPRESSES = 2
@@ -95,19 +97,26 @@ class Away:
         media, snapshot = media_away.send(self.place, self.report, self.media_folder, self.given)
         return {"media": asdict(media), media_away.SNAPSHOT: snapshot}
 
-    def keep(self, folder: Path) -> None:
+    def keep(self, folder: Path, told: Mapping[str, Any]) -> None:
         """Put the backup's folder there, by which all of it counts.
 
         Args:
             folder: with the manifest.
+            told: what that says.
 
         Raises:
-            EngineError: that failed.
+            EngineError: that failed, or what it needs beside it went meanwhile.
         """
         progress = streams.Progress(None, "")
-        done = offsite_place.send(self.place, folder, self.given, progress, streamed=True)
+        needed = media_away.apart(told)
+        done = offsite_place.send(self.place, folder, self.given, progress, apart=needed)
         if done.code:
             raise self.place.failure("backup", done.said)
+        gone = media_away.lacking(self.place, needed)
+        if gone:
+            problem = f"Snapshot {gone[0]}:{self.given} was removed off-site while the backup was made. "
+            problem += f"Another machine of this host's name ({platform.node()}) may have taken it for its own."
+            raise EngineError("offsite", problem, self.place.stack.make("backup"))
         now = time.time()
         offsite_place.note(self.place.stack, id=self.given, ended=now, good=now, problem="")
 
@@ -115,6 +124,8 @@ class Away:
 @contextmanager
 def opened(docker: Docker, report: Report, given: str, folder: Path) -> Iterator[Away]:
     """Open the place for a new backup, and clear away there what is none.
+
+    The backup's folder gets its name within the block; of one that never does nothing stays there either.
 
     Args:
         docker: the stack's containers; the host's lock is held.
@@ -132,7 +143,10 @@ def opened(docker: Docker, report: Report, given: str, folder: Path) -> Iterator
         with offsite_place.alone(stack, report), restic.opened(stack) as place:
             version = offsite_place.demand_repository(place)
             clear(place, report, folder)
+            place.demand_free(report)
+            _write(stack, [*_leaving(stack), given])
             yield Away(docker, place, report, given, version >= _COMPRESSES, media)
+            _write(stack, [one for one in _leaving(stack) if one != given])
     except EngineError as error:
         if error.code not in ("offsite", "timeout"):
             raise
@@ -164,6 +178,9 @@ def clear_now(stack: Stack, report: Report, folder: Path) -> None:
 def clear(place: restic.Place, report: Report, folder: Path) -> None:
     """Remove snapshots that are of no use any more, of this host alone.
 
+    A dump or media files without a folder may be what a machine of the same name is just sending: they stay for as
+    long as that may take, unless they are known to be of this host.
+
     Args:
         place: where; no other run of this host is at work there, and the host's lock is held.
         report: where it is told that the place refuses; the next backup tries again.
@@ -172,9 +189,11 @@ def clear(place: restic.Place, report: Report, folder: Path) -> None:
     stack = place.stack
     found = [one for one in offsite_place.snapshots(place) if one.ours]
     kept = {one.backup for one in found if one.part == FOLDER}
-    # One whose folder is here was noted by a run that was cut off before it removed it.
+    # One whose folder is here was noted by a run that was cut off: before it removed it, or after it was made.
     gone = {one for one in _leaving(stack) if not (folder / one).is_dir()}
-    going = [one.id for one in found if one.backup in gone or (one.part != FOLDER and one.backup not in kept)]
+    old = time.time() - stack.backup.timeout_seconds
+    loose = [one for one in found if one.part != FOLDER and one.backup not in kept and one.begun < old]
+    going = [one.id for one in found if one.backup in gone or one in loose]
     try:
         offsite_place.forget(place, going)
     except EngineError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Optional
 
-from kit_engine import offsite_place, pipes, restic, streams
+from kit_engine import pipes, restic, streams
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 
@@ -103,20 +103,3 @@ def opened(docker: Docker) -> Iterator[restic.Place]:
         raise EngineError("offsite", problem, f"set it in inventories/{stack.env}, then: {stack.make('deploy')}")
     with restic.opened(stack) as place:
         yield place
-
-
-def demand_there(docker: Docker, told: Mapping[str, Any]) -> None:
-    """Refuse a backup whose dump went from where it lay; one that lies here is not asked for.
-
-    Args:
-        docker: the stack's containers.
-        told: its manifest.
-
-    Raises:
-        EngineError: the place does not answer, or has it no more.
-    """
-    if told.get(SNAPSHOT):
-        with opened(docker) as place:
-            if told[SNAPSHOT] not in {one.id for one in offsite_place.snapshots(place)}:
-                problem = f"The dump of backup {told['id']} lies off-site no more. Nothing was changed."
-                raise EngineError("offsite", problem, place.stack.make("backup"))

@@ -13,6 +13,7 @@ from kit_engine.beside import Ending
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
+from kit_engine.verification import DamagedError
 
 # Of a manifest: restic's id of the snapshot that holds them; empty or lacking where there are none, or they lie here.
 SNAPSHOT = "media_snapshot"
@@ -46,6 +47,45 @@ def folder_of(docker: Docker) -> Optional[Path]:
             f"set backup_local_copy: true in inventories/{stack.env}, then: {stack.make('deploy')}",
         )
     return folder
+
+
+def apart(told: Mapping[str, Any]) -> dict[str, str]:
+    """Give the snapshots that a backup needs beside that of its folder.
+
+    Args:
+        told: its manifest.
+
+    Returns:
+        restic's ids, by the part that each holds; none where all of it lies in the folder.
+    """
+    found = {offsite_place.DUMP: told.get(dump_feed.SNAPSHOT), offsite_place.MEDIA: told.get(SNAPSHOT)}
+    return {part: str(one) for part, one in found.items() if one}
+
+
+def demand_there(docker: Docker, told: Mapping[str, Any]) -> None:
+    """Refuse a backup of which something went from where it lay; one that lies here is not asked for.
+
+    Args:
+        docker: the stack's containers.
+        told: its manifest.
+
+    Raises:
+        DamagedError: the place has it no more.
+        EngineError: the place does not answer.
+    """
+    needed = apart(told)
+    if needed:
+        with dump_feed.opened(docker) as place:
+            gone = lacking(place, needed)
+            if gone:
+                problem = f"The {gone[0]} of backup {told['id']} lies off-site no more. Nothing was changed."
+                raise DamagedError("offsite", problem, place.stack.make("backup"))
+
+
+def lacking(place: restic.Place, needed: Mapping[str, str]) -> list[str]:
+    """Name the parts of a backup, as :func:`apart` gives them, that a place has no snapshot of."""
+    there = {one.id for one in offsite_place.snapshots(place)}
+    return [part for part, one in needed.items() if one not in there]
 
 
 def send(place: restic.Place, report: Report, folder: Path, given: str) -> tuple[Media, str]:
@@ -105,7 +145,7 @@ def fetch(docker: Docker, report: Report, words: Sequence[str], told: Mapping[st
     Args:
         docker: the stack's containers.
         report: where progress is told.
-        words: what reads a tar archive.
+        words: what reads a tar archive; the number of files is put behind.
         told: the backup's manifest.
         ending: ends it early.
 
@@ -113,9 +153,10 @@ def fetch(docker: Docker, report: Report, words: Sequence[str], told: Mapping[st
         EngineError: they cannot be read off-site, or not be written here.
     """
     progress = streams.Progress(report, "media restored", int(told["media"]["bytes"]))
+    reader = pipes.Program([*words, str(told["media"]["files"])])
     with dump_feed.opened(docker) as place:
         ended = pipes.joined(
-            place.program(*_ARCHIVE, str(told[SNAPSHOT]), "/"), pipes.Program(words),
+            place.program(*_ARCHIVE, str(told[SNAPSHOT]), "/"), reader,
             limit=docker.stack.backup.timeout_seconds, progress=progress, look=ending.demand_none,
         )  # fmt: skip
         if ended.wrong == 1:

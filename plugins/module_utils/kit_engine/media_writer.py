@@ -5,8 +5,8 @@ kit. :mod:`kit_engine.restore_media` is the other end.
 
 ``stage`` reads the entries of a backup's list, one JSON object a line, up to an empty line; it answers with the digests
 that it has not got, one a line, up to an empty line, and reads the content of each in that order: in pieces, each after
-its length in four bytes, the last of length 0. ``unpack`` does the same with a tar archive. ``finish`` puts
-it into place, and goes on where it was cut off; ``drop`` removes what is not in use.
+its length in four bytes, the last of length 0. ``unpack`` does the same with a tar archive, whose number of
+files follows. ``finish`` puts it into place, and goes on where it was cut off; ``drop`` removes what is not in use.
 """
 
 from __future__ import annotations
@@ -68,12 +68,13 @@ def stage(folder: Path, stdin: BinaryIO, out: BinaryIO) -> None:
     os.sync()
 
 
-def unpack(folder: Path, stdin: BinaryIO) -> None:
+def unpack(folder: Path, stdin: BinaryIO, files: int) -> None:
     """Lay all that a tar archive holds beside what is in use, as :func:`stage` does.
 
     Args:
         folder: of the media files.
         stdin: the archive, of one folder with all of them.
+        files: how many there are to be: one that ends between two of them looks whole.
     """
     drop(folder)
     place = folder / PLACE
@@ -81,15 +82,21 @@ def unpack(folder: Path, stdin: BinaryIO) -> None:
     with tarfile.open(fileobj=stdin, mode="r|") as archive:
         # As they were: newer versions of Python would leave owners and some modes out.
         archive.extraction_filter = lambda one, _: one
-        archive.extractall(place / _NEW, _inside(archive), numeric_owner=True)  # noqa: S202 - it is of this very folder
+        found: Counter[bool] = Counter()
+        inside = _inside(archive, found)
+        archive.extractall(place / _NEW, inside, numeric_owner=True)  # noqa: S202 - it is of this very folder
+    if found[True] < files:
+        raise EOFError(f"the archive ended after {found[True]} of {files} files")
     (place / _NEW).mkdir(exist_ok=True)
     os.sync()
 
 
-def _inside(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _inside(archive: tarfile.TarFile, found: Counter[bool]) -> Iterator[tarfile.TarInfo]:
+    """Give what lies in the folder, and count what is a file and what is not."""
     for one in archive:
         one.name = one.name.rstrip("/").partition("/")[2]
         if one.name:
+            found[one.isreg()] += 1
             yield one
 
 
@@ -170,7 +177,7 @@ if __name__ == "__main__":
     if sys.argv[2] == "stage":
         stage(Path(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
     elif sys.argv[2] == "unpack":
-        unpack(Path(sys.argv[1]), sys.stdin.buffer)
+        unpack(Path(sys.argv[1]), sys.stdin.buffer, int(sys.argv[3]))
     elif sys.argv[2] == "finish":
         finish(Path(sys.argv[1]))
     else:

@@ -2,7 +2,7 @@
 
 Every snapshot has the marks of its stack. One with ``id:<backup>`` is the folder of that backup, with its manifest, and
 makes it count. Where the host keeps no dump, that lies in one of its own (``dump:<backup>``), and so do the media files
-(``media:<backup>``); the folder's is marked as one that needs them.
+(``media:<backup>``); the folder's is marked by which of them it needs (``apart:<part>``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ COPYING = ".copying"
 # What a backup is called in there. The same for all: restic compares a file with the one of that path in the last copy.
 TOP = "backup"
 FOLDER, DUMP, MEDIA = PARTS = ("id", "dump", "media")
-# Of a folder whose dump lies in a snapshot of its own.
-_STREAMED = "streamed"
+# Of a folder, with a part that lies in a snapshot of its own.
+_APART = "apart"
 LOOK_SECONDS = 1.0
 
 
@@ -84,14 +85,16 @@ class Snapshot:
         part: what it holds, one of :data:`PARTS`.
         backup: of which.
         host: that made it.
-        streamed: whether it is a folder whose dump lies in another one.
+        apart: parts that a folder needs, and that lie in snapshots of their own.
+        begun: when it was, in seconds since 1970.
     """
 
     id: str
     part: str
     backup: str
     host: str
-    streamed: bool
+    apart: frozenset[str]
+    begun: float
 
     @property
     def ours(self) -> bool:
@@ -104,18 +107,27 @@ def snapshots(place: Place) -> list[Snapshot]:
     told = sorted(place.ask("snapshots", *marks(place.stack)) or (), key=lambda one: str(one["time"]))
     found = []
     for one in told:
-        tags = one.get("tags") or ()
-        for part, _, given in (tag.partition(":") for tag in tags):
+        tags = [tag.partition(":") for tag in one.get("tags") or ()]
+        apart = frozenset(part for name, _, part in tags if name == _APART)
+        for part, _, given in tags:
             if part in PARTS:
-                found.append(Snapshot(str(one["id"]), part, given, str(one["hostname"]), _STREAMED in tags))
+                begun = _seconds(str(one["time"]))
+                found.append(Snapshot(str(one["id"]), part, given, str(one["hostname"]), apart, begun))
     return found
 
 
+def _seconds(moment: str) -> float:
+    """Read a time as restic writes it, with nanoseconds and a zone, which Python reads from 3.11 on only."""
+    zone = "+00:00" if moment.endswith("Z") else moment[-6:]
+    return datetime.fromisoformat(moment[:19] + zone).timestamp()
+
+
 def whole(found: Iterable[Snapshot]) -> list[Snapshot]:
-    """Choose the folders of those that are whole: one whose dump went from there is no backup."""
+    """Choose the folders of those that are whole: one whose dump or media files went from there is no backup."""
     found = list(found)
-    dumps = {(one.host, one.backup) for one in found if one.part == DUMP}
-    return [one for one in found if one.part == FOLDER and (not one.streamed or (one.host, one.backup) in dumps)]
+    there = {(one.host, one.backup, one.part) for one in found}
+    folders = [one for one in found if one.part == FOLDER]
+    return [one for one in folders if all((one.host, one.backup, part) in there for part in one.apart)]
 
 
 def by_id(place: Place) -> dict[str, str]:
@@ -145,20 +157,20 @@ def marks(stack: Stack) -> Sequence[str]:
     return ("--tag", f"project:{stack.project},env:{stack.env}")
 
 
-def tagged(stack: Stack, part: str, given: str, *, streamed: bool = False) -> list[str]:
+def tagged(stack: Stack, part: str, given: str, apart: Iterable[str] = ()) -> list[str]:
     """Give the words by which restic marks a new snapshot.
 
     Args:
         stack: whose.
         part: one of :data:`PARTS`.
         given: the backup's id.
-        streamed: whether it is a folder whose dump lies in another one.
+        apart: parts that it needs beside it.
     """
     words = ["--host", platform.node(), *marks(stack), "--tag", f"{part}:{given}"]
-    return [*words, *(["--tag", _STREAMED] if streamed else [])]
+    return [*words, *(word for one in apart for word in ("--tag", f"{_APART}:{one}"))]
 
 
-def send(place: Place, folder: Path, given: str, progress: streams.Progress, *, streamed: bool = False) -> Moved:
+def send(place: Place, folder: Path, given: str, progress: streams.Progress, apart: Iterable[str] = ()) -> Moved:
     """Copy the folder of a backup there.
 
     Args:
@@ -166,7 +178,7 @@ def send(place: Place, folder: Path, given: str, progress: streams.Progress, *, 
         folder: of the backup, which may not have its name yet.
         given: the backup's id.
         progress: told the bytes.
-        streamed: whether the dump lies there already.
+        apart: parts of it that lie there already.
 
     Returns:
         How restic ended.
@@ -177,7 +189,7 @@ def send(place: Place, folder: Path, given: str, progress: streams.Progress, *, 
     try:
         shutil.copytree(folder, links / TOP, copy_function=os.link)
         # A media file is named by its content: one that an earlier copy has is not read again.
-        words = ["backup", *tagged(place.stack, FOLDER, given, streamed=streamed)]
+        words = ["backup", *tagged(place.stack, FOLDER, given, apart)]
         return place.moved([*words, "--ignore-ctime", "--ignore-inode", TOP], links, progress)
     finally:
         shutil.rmtree(links, ignore_errors=True)

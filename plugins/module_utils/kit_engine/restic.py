@@ -10,14 +10,16 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 from kit_engine import command, masking, memory_files, pipes, streams
 from kit_engine.errors import EngineError
+from kit_engine.report import Report
 from kit_engine.stack import OFFSITE_SECRETS, Stack
 
 CACHE = "shared/restic"
@@ -31,6 +33,14 @@ _LOW = ("nice", "-n", "10")
 # The two ways in which restic writes a place that is reached by SFTP.
 _SFTP = re.compile(r"^sftp:(?://(?P<login>[^/:]+)(?::(?P<port>\d+))?/|(?P<short>[^/:]+):)")
 _SHOWN_LINES = 5
+# What it complains of; newer ones write the last line so too.
+_ERRORS = ("error", "exit_error")
+# Another host removes something there meanwhile. restic itself waits for that from 0.16 on only.
+_LOCKED = "repository is already locked"
+LOCK_SECONDS = 600.0
+LOOK_SECONDS = 5.0
+_MOST_LOCKS = 20
+_Done = TypeVar("_Done")
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ class Place:
         return pipes.Program((*_LOW, *self.words, *words), {**self.env, "RESTIC_PROGRESS_FPS": "0.1"})
 
     def moved(self, words: Sequence[str], folder: Path, progress: streams.Progress) -> Moved:
-        """Run a command that moves much.
+        """Run a command that moves much, anew where the place was locked.
 
         Args:
             words: of the command.
@@ -98,6 +108,11 @@ class Place:
         Raises:
             EngineError: it did not end in time.
         """
+        return self._once_free(
+            lambda: self._moved(words, folder, progress), lambda done: _LOCKED in done.said, progress.report
+        )
+
+    def _moved(self, words: Sequence[str], folder: Path, progress: streams.Progress) -> Moved:
         said: list[str] = []
         summary: Mapping[str, Any] = {}
         limit = self.stack.backup.timeout_seconds
@@ -107,7 +122,7 @@ class Place:
             stdin.close()
             for line in stdout:
                 told = _json(line)
-                if told is None or told.get("message_type") == "error":
+                if told is None or told.get("message_type") in _ERRORS:
                     said = [*said, line.decode("utf-8", "replace").rstrip()][-_SHOWN_LINES:]
                 elif told.get("message_type") == "summary":
                     summary = told
@@ -115,6 +130,42 @@ class Place:
                     progress.total = int(told.get("total_bytes", 0))
                     progress.at(int(told.get("bytes_done", 0)))
             return Moved(running.wait(), masking.masked("\n".join(said), self.secrets), summary)
+
+    def demand_free(self, report: Report) -> None:
+        """Wait until nothing there keeps a new backup from beginning: one that is streamed cannot be begun anew.
+
+        Args:
+            report: where it is told.
+
+        Raises:
+            EngineError: the place does not answer, or stays locked for longer than :data:`LOCK_SECONDS`.
+        """
+        holder = self._once_free(self._holder, bool, report)
+        if holder:
+            problem = f"The place is locked exclusively by {holder}; where that has ended, `restic unlock` frees it."
+            raise EngineError("offsite", problem, self.stack.make("backup"))
+
+    def _holder(self) -> str:
+        """Tell who has locked it for itself alone; empty for nobody."""
+        # Where credentials may only add, locks stay for ever, and reading all of them would take too long.
+        for one in self.demand("list", "locks", "--no-lock").split()[:_MOST_LOCKS]:
+            # It may go meanwhile.
+            with suppress(EngineError, ValueError, KeyError):
+                told = json.loads(self.demand("cat", "lock", "--no-lock", one))
+                if told["exclusive"]:
+                    return f"process {told['pid']} of host {told['hostname']} since {told['time']}"
+        return ""
+
+    @staticmethod
+    def _once_free(run: Callable[[], _Done], locked: Callable[[_Done], bool], report: Optional[Report]) -> _Done:
+        """Run something anew for as long as a lock there keeps it from beginning, and no longer than LOCK_SECONDS."""
+        end, told = time.monotonic() + LOCK_SECONDS, False
+        while locked(done := run()) and time.monotonic() < end:
+            if report and not told:
+                report.say("    off-site is locked by another run, waiting …")
+                told = True
+            time.sleep(LOOK_SECONDS)
+        return done
 
     def failure(self, what: str, said: str) -> EngineError:
         """Word that a command failed: ``what`` of restic's own commands, and what it said."""

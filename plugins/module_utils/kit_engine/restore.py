@@ -22,6 +22,7 @@ from kit_engine import (
     database,
     dump_feed,
     external,
+    media_away,
     pending,
     recovery,
     restore_media,
@@ -241,8 +242,8 @@ def _demand_sound(docker: Docker, found: dict[str, Any], folder: Path) -> None:
         problem = f"Backup {found['id']} is of {found['project']}, not of {stack.project}."
         raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups"))
     verification.checksum(docker, folder, found)
-    # It is compared with what was written on its way into the new database.
-    dump_feed.demand_there(docker, found)
+    # The dump is compared with what was written on its way into the new database.
+    media_away.demand_there(docker, found)
     major = database.server_version(docker).partition(".")[0]
     if int(found["server"].partition(".")[0]) > int(major):
         problem = f"Backup {found['id']} was made by PostgreSQL {found['server']}, this server is {major}."
