@@ -45,8 +45,8 @@ def run(words: list[str], content: bytes, show: Callable[[str], None]) -> dict[s
         while not select.select([ended], [], [], LOOK_SECONDS)[0]:
             show(files.progress())
     except BaseException:
-        # Such as the task's time limit. As by Ctrl-C: the verb ends what it has started.
-        os.kill(pid, signal.SIGINT)
+        # Such as the task's time limit: the verb ends what it has started. A job in the background ignores Ctrl-C.
+        os.kill(pid, signal.SIGTERM)
         raise
     finally:
         os.close(ended)
