@@ -35,6 +35,10 @@ threading.Thread(target=end_with_reader, daemon=True).start()
 sys.path[0] = str(Path(__file__).with_name("module_utils"))
 sys.argv[0] = "ansible-playbook"
 
+from kit_control import session_ahead  # noqa: E402 - as above
+
+session_ahead.begin(sys.argv[1:])
+
 from kit_control import ansible_yaml  # noqa: E402 - as above
 
 ansible_yaml.remember()

@@ -38,8 +38,10 @@ class Deploys:
         self._inventory = run.inventory
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, seconds: int, wait: int = 0, user: str = "ada", **others: str) -> subprocess.Popen[str]:
-        """Start one that is at work for some seconds."""
+    def start(
+        self, seconds: int, wait: int = 0, user: str = "ada", playbook: str = "tests/e2e/lock.yml", **others: str
+    ) -> subprocess.Popen[str]:
+        """Start one that is at work for some seconds, as make starts one."""
         given: dict[str, Any] = {
             "kit_become": True,
             "kit_env": "prod",
@@ -51,9 +53,9 @@ class Deploys:
             "test_seconds": seconds,
             **others,
         }
-        words = ["-i", "inventories/prod", "-i", str(self._inventory), "-e", json.dumps(given), "tests/e2e/lock.yml"]
+        words = ["-i", "inventories/prod", "-i", str(self._inventory), "-e", json.dumps(given), playbook]
         play = subprocess.Popen(
-            [str(Path(sys.executable).parent / "ansible-playbook"), *words],
+            [sys.executable, "plugins/play.py", *words],
             cwd=ROOT,
             env={**os.environ, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8", "LOGNAME": user},
             stdin=subprocess.DEVNULL,
@@ -67,6 +69,10 @@ class Deploys:
     def locked(self) -> list[bool]:
         """Whether somebody holds each host."""
         return [bool(host.run(LOCKS).stdout) for host in self.hosts]
+
+    def sessions(self) -> list[str]:
+        """The process that is a session on each host."""
+        return [host.run(f"pgrep -f '^[^ ]*python3 {DEPLOY_ROOT}.* session' || true").stdout for host in self.hosts]
 
     def working(self, seconds: int, user: str = "ada") -> subprocess.Popen[str]:
         """Start one, and wait until it has all hosts."""
@@ -135,6 +141,38 @@ def test_one_that_waits_has_its_turn(deploys: Deploys) -> None:
     assert "user ada on" in said
     assert "Waiting up to 60 s" in said
     assert first.wait(SECONDS) == 0
+
+
+def test_a_second_deploy_finds_its_sessions_begun(deploys: Deploys, tmp_path: Path) -> None:
+    go, playbook = tmp_path / "go", tmp_path / "deploy.yml"
+    before = f"""  tasks:
+    - name: Take a while, as Ansible may
+      ansible.builtin.wait_for: {{path: {go}, timeout: {SECONDS}}}
+      delegate_to: localhost
+      run_once: true
+"""
+    playbook.write_text((ROOT / "tests/e2e/lock.yml").read_text().replace("  tasks:\n", before, 1))
+    go.touch()
+    first = deploys.start(0, playbook=str(playbook))
+    said, _ = first.communicate(timeout=SECONDS)
+    assert first.returncode == 0, said
+    go.unlink()
+    second = deploys.start(10, playbook=str(playbook))
+    limit = time.monotonic() + SECONDS
+    while not all(deploys.sessions()):
+        assert second.poll() is None, second.communicate()[0]
+        assert time.monotonic() < limit
+    begun = deploys.sessions()
+    # Nothing is locked by it.
+    assert deploys.locked() == [False, False]
+    go.touch()
+    while deploys.locked() != [True, True]:
+        assert second.poll() is None, second.communicate()[0]
+        assert time.monotonic() < limit
+    assert deploys.sessions() == begun
+    said, _ = second.communicate(timeout=SECONDS)
+    assert second.returncode == 0, said
+    assert deploys.sessions() == ["", ""]
 
 
 @pytest.mark.parametrize("asks", [False, True])

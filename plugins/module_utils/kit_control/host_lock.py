@@ -8,17 +8,15 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
-from kit_control import engine_call, host_session, lock_keeper
+from kit_control import engine_call, host_session, lock_keeper, session_ahead
 from kit_control.action import KitAction
 from kit_control.errors import KitError
 
-_PACKAGES = Path(__file__).resolve().parents[1]
 _SSH_FAILED = 255
 # The engine that stands there, else one for this call alone: before the lock is had, nothing of the host's is changed.
 _SESSION = (
@@ -64,29 +62,35 @@ def open_session(action: KitAction, root: Path, python: str) -> dict[str, Any]:
     words = [checksum, str(len(archive)), python, str(root / "bin/engine.pyz")]
     words += ["--root", str(root), "session", "--json", "--request", json.dumps({"who": who()})]
     argv, password = _command(action, shlex.join(["sh", "-c", _SESSION, "kit", *words]))
-    # A task is a fork of ansible-playbook.
-    given = {"command": argv, "password": password, "run": os.getppid()}
-    keeper = subprocess.Popen(
-        [sys.executable, "-m", "kit_control.lock_keeper"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        # Ctrl-C is for ansible-playbook; its end is noticed.
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(_PACKAGES)},
-    )
+    ahead = None if password else session_ahead.begun(argv)
+    told = _told(ahead) if ahead else {}
+    if not told:
+        # A task is a fork of ansible-playbook.
+        told = _told(session_ahead.start({"command": argv, "password": password, "run": os.getppid()}))
+    if "ready" not in told:
+        raise _not_started(action, python, int(told.get("ended", 1)), str(told.get("said", "")))
+    if not (password or action._connection.get_option("password")):
+        session_ahead.keep(action.host, argv)
+    became = action._connection.become is not None
+    return {"keeper": told["keeper"], "brought": told["brought"], "root": str(root), "became": became}
+
+
+def _told(keeper: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """What a session's keeper tells: ``ready``, and it is kept from then on, or ``ended``.
+
+    Nothing of one that was begun ahead, and has been taken up since by another task.
+    """
     with cast("IO[bytes]", keeper.stdin) as to_keeper, cast("IO[bytes]", keeper.stdout) as lines:
-        to_keeper.write(json.dumps(given).encode() + b"\n")
-        to_keeper.flush()
         for line in lines:
-            told = json.loads(line)
-            if "ended" in told:
-                raise _not_started(action, python, int(told["ended"]), str(told["said"]))
+            told: dict[str, Any] = json.loads(line)
             if "ready" in told:
-                to_keeper.write(f"{lock_keeper.KEEP}\n".encode())
-                became = action._connection.become is not None
-                return {"keeper": told["keeper"], "brought": told["brought"], "root": str(root), "became": became}
-    raise _not_started(action, python, 1, "")
+                # One that was lost since is met by whoever asks it first.
+                with suppress(BrokenPipeError):
+                    to_keeper.write(f"{lock_keeper.KEEP}\n".encode())
+                    to_keeper.flush()
+            if "ready" in told or "ended" in told:
+                return told
+    return {}
 
 
 def take(action: KitAction, root: Path, python: str, command: str, wait: float) -> dict[str, Any]:

@@ -85,12 +85,14 @@ class Keeper:
             self._watch = None
 
     def opened(self) -> bool:
-        """Go on until the session is there, and tell the task; False where it is not to be had."""
+        """Go on until the session is there and a task has taken it up; False where either is not to be had."""
         rest = b""
         while True:
             ready = self._look([self._out, sys.stdin])
-            if ready is None or (sys.stdin in ready and KEEP not in sys.stdin.readline()):
+            if ready is None:
                 return False
+            if sys.stdin in ready:
+                return KEEP in sys.stdin.readline()
             if self._out not in ready:
                 continue
             part = os.read(self._out.fileno(), 65536)
@@ -99,8 +101,7 @@ class Keeper:
                 return False
             *lines, rest = (rest + part).split(b"\n")
             for line in lines:
-                if self._heard(line.decode(errors="replace").strip()):
-                    return True
+                self._heard(line.decode(errors="replace").strip())
 
     def keep(self) -> None:
         """Hand on orders and answers until the deploy ends, one way or the other."""
@@ -190,19 +191,19 @@ class Keeper:
             self.send(b".")
         return ready
 
-    def _heard(self, line: str) -> bool:
-        """Take one line of the host's; True when the session is there."""
+    def _heard(self, line: str) -> None:
+        """Take one line of the host's, and tell the task what it means."""
         if line == SEND_ENGINE:
             self._brought = True
             self.send(START + engine_archive.build())
-            return False
+            return
         try:
             told = json.loads(line)
         except ValueError:
             # Sudo's, or a greeting of the host's.
-            return False
+            return
         if not isinstance(told, dict):
-            return False
+            return
         if "ready" in told:
             self._folder = Path(tempfile.mkdtemp(prefix="kit-lock-"))
             path = self._folder / "keeper"
@@ -211,8 +212,6 @@ class Keeper:
             self._listening.listen()
             told.update(keeper=str(path), brought=self._brought)
         _tell(told)
-        # Only now may the task end without ending this.
-        return "ready" in told and KEEP in sys.stdin.readline()
 
 
 def _tell(told: dict[str, Any]) -> None:

@@ -34,12 +34,24 @@ def remembered(what: str, text: bytes, make: Callable[[], Any]) -> Any:
     value = make()
     # ValueError: not only what marshal knows, after all.
     with suppress(OSError, ValueError):
-        content = marshal.dumps(value)
-        FOLDER.mkdir(mode=0o700, exist_ok=True)
-        kept = sorted(FOLDER.glob(f"{what}-*"), key=lambda one: one.stat().st_mtime)
-        for old in kept[: max(0, len(kept) + 1 - MOST)]:
-            old.unlink(missing_ok=True)
-        new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.write_bytes(content)
-        new.replace(path)
+        keep(path, marshal.dumps(value))
     return value
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Keep something, whole or not at all.
+
+    Args:
+        path: in FOLDER; of those whose names begin like it, up to the first dash, the oldest go.
+        content: of the file.
+
+    Raises:
+        OSError: it cannot be kept.
+    """
+    FOLDER.mkdir(mode=0o700, exist_ok=True)
+    kept = sorted(FOLDER.glob(f"{path.name.partition('-')[0]}-*"), key=lambda one: one.stat().st_mtime)
+    for old in kept[: max(0, len(kept) + 1 - MOST)]:
+        old.unlink(missing_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_bytes(content)
+    new.replace(path)

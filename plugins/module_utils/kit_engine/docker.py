@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any
 from urllib.parse import quote
 
@@ -85,6 +86,7 @@ class Docker:
         self.stack = stack
         # What stands in for a service of somebody else, by the name that it has here.
         self.lent: dict[str, Container] = {}
+        self._reading = Lock()
         # The user's own COMPOSE_* (file, project, profiles) must not bend what is started here.
         self.env = {name: "" for name in os.environ if name.startswith("COMPOSE_")}
         self.env.update({"KIT_BUNDLE": str(stack.bundle), "KIT_RELEASE": stack.release, "COMPOSE_ANSI": "never"})
@@ -243,13 +245,19 @@ class Docker:
         done = command.demand([*words, "--entrypoint", "id", reference, "-u"], code="image", remedy=remedy)
         return int(done.out)
 
-    @cached_property
+    @property
     def configuration(self) -> dict[str, Any]:
         """The Compose file as Compose reads it, with every value filled in: secrets too, so it is never printed.
 
         Raises:
             EngineError: Compose cannot read the file.
         """
+        # One that is asked by two threads at once reads it once.
+        with self._reading:
+            return self._configuration
+
+    @cached_property
+    def _configuration(self) -> dict[str, Any]:
         done = self.compose("config", "--format", "json", code="compose_file", remedy=self.stack.make("render"))
         value: dict[str, Any] = json.loads(done.out)
         return value

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
@@ -23,11 +22,11 @@ from typing import Optional
 from kit_engine import (
     backup,
     backup_prune,
-    command,
     current,
     database,
     database_password,
     edge,
+    ending,
     hooks,
     one_off,
     preflight,
@@ -49,8 +48,6 @@ CONVERGE = STEPS[STEPS.index("start") :]
 # An app that answers with errors for so long without a break will not recover by itself: a server that starts, or waits
 # for its database, answers with nothing or differently in between.
 ERROR_SECONDS = 5.0
-# What Docker may need on top of a container's own time to end.
-STOP_MARGIN_SECONDS = 30.0
 
 
 @dataclass
@@ -117,26 +114,41 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
     with report.step("database"):
         done.gaps = _backing(docker, before, anew)
     with (
-        ThreadPoolExecutor(1) as aside,
+        ThreadPoolExecutor(2) as aside,
         one_off.waiting(docker) if wanted.commands else nullcontext() as apart,
     ):
         # Each question is a program in the database's container; the backup needs no answer.
-        asked = aside.submit(_ask_database, docker)
-        _until_healthy(docker, report, apart, asked, done)
+        asked = aside.submit(_ask_database, docker, applied=wanted.commands and bool(stack.release_commands))
+        # What waits for no backup and no release command is created at once.
+        created = None if wanted.commands else aside.submit(_create_web, docker)
+        _until_healthy(docker, report, _Beside(apart, asked, created), done)
 
 
-def _ask_database(docker: Docker) -> list[str]:
-    """Bring the role's password in line with the secret; gives the migrations that are applied."""
+@dataclass
+class _Beside:
+    """What goes on beside a release's steps.
+
+    Attributes:
+        apart: where its own commands run; None where it has none to run.
+        asked: the question which migrations are applied, and the password of the database's role.
+        created: its web containers; None until they can be.
+    """
+
+    apart: Optional[one_off.Waiting]
+    asked: Future[list[str]]
+    created: Optional[Future[None]]
+
+
+def _ask_database(docker: Docker, *, applied: bool) -> list[str]:
+    """Bring the role's password in line with the secret; gives the migrations that are applied, where it is asked."""
     if docker.stack.database:
         database_password.ensure(docker)
-    return database.migrations(docker) if docker.stack.release_commands else []
+    return database.migrations(docker) if applied else []
 
 
-def _until_healthy(
-    docker: Docker, report: Report, apart: Optional[one_off.Waiting], asked: Future[list[str]], done: Prepared
-) -> None:
-    """Bring up a release's web beside the one that serves; its own commands run apart, where it has any to run."""
-    stack = docker.stack
+def _until_healthy(docker: Docker, report: Report, beside: _Beside, done: Prepared) -> None:
+    """Bring up a release's web beside the one that serves."""
+    stack, apart = docker.stack, beside.apart
     if "backup" in report.names:
         with report.step("backup"):
             hooks.demand(docker, hooks.BEFORE_BACKUP)
@@ -146,15 +158,16 @@ def _until_healthy(
         with report.step("migrate"), ThreadPoolExecutor(1) as aside:
             hooks.demand(docker, hooks.BEFORE_MIGRATE)
             if stack.workers_stop_first:
-                stop(docker, [item for item in docker.containers() if item.service in stack.workers])
-            created = aside.submit(_create_web, docker, "--no-start")
-            release_commands.run(docker, done.migrations, apart.execute, asked.result())
-            created.result()
+                ending.stop(docker, [item for item in docker.containers() if item.service in stack.workers])
+            beside.created = aside.submit(_create_web, docker)
+            release_commands.run(docker, done.migrations, apart.execute, beside.asked.result())
     with report.step("start"), ThreadPoolExecutor(1) as aside:
-        asked.result()
+        beside.asked.result()
         # Both before the switch; most of their time is Docker's.
         files = stack.app_files if apart else None
         published = aside.submit(release.publish_static, docker, files, apart.execute) if files and apart else None
+        if beside.created:
+            beside.created.result()
         _start_web(docker)
         if published:
             published.result()
@@ -185,7 +198,7 @@ def switch(docker: Docker, report: Report, *, publish: bool = False) -> None:
         if left:
             report.say(f"    {left} requests are still in hand; they have the container's stop_grace_period")
     # What waits for nothing more ends while the others follow: Gunicorn takes a second for that.
-    with _leaving(docker, [item for item in docker.of(stack.web) if item.release != stack.release]) as gone:
+    with ending.leaving(docker, [item for item in docker.of(stack.web) if item.release != stack.release]) as gone:
         with report.step("workers"):
             follow(docker)
             if publish and stack.app_files:
@@ -236,7 +249,8 @@ def give_up(docker: Docker, old: Optional[Docker]) -> None:
         docker: the release.
         old: the one that serves; None where nothing does.
     """
-    _remove(docker, [item for item in docker.of(docker.stack.web) if item.release == docker.stack.release], seconds=0)
+    stack = docker.stack
+    ending.remove(docker, [item for item in docker.of(stack.web) if item.release == stack.release], seconds=0)
     _drop_sockets(docker)
     if old is None:
         return
@@ -290,7 +304,7 @@ def follow(docker: Docker) -> None:
     twice.
     """
     stack = docker.stack
-    _remove(docker, [item for item in docker.containers() if item.service not in stack.services])
+    ending.remove(docker, [item for item in docker.containers() if item.service not in stack.services])
     release.remake(docker, docker.containers(), stack.workers, current.with_other_secrets(docker, docker.containers()))
     release.start(docker, stack.workers, "--no-deps")
 
@@ -351,17 +365,17 @@ def _start_web(docker: Docker) -> None:
     release.start_created(docker, [item for item in docker.of(stack.web) if item.release == stack.release])
 
 
-def _create_web(docker: Docker, *flags: str) -> None:
-    """Create as many web containers of a release as are lacking; Compose starts what it creates unless told not to."""
+def _create_web(docker: Docker) -> None:
+    """Create as many web containers of a release as are lacking; Compose would take longer to start them too."""
     stack = docker.stack
     there = docker.of(stack.web)
     ended = [item for item in there if item.release == stack.release and not (item.running or item.created)]
-    _remove(docker, ended, seconds=0)
+    ending.remove(docker, ended, seconds=0)
     kept = [item for item in there if item not in ended]
     lacking = len(sockets(docker)) - sum(item.release == stack.release for item in kept)
     if lacking > 0:
         scale = f"{stack.web}={len(kept) + lacking}"
-        release.start(docker, (stack.web,), "--no-deps", "--no-recreate", "--scale", scale, *flags)
+        release.start(docker, (stack.web,), "--no-deps", "--no-recreate", "--no-start", "--scale", scale)
 
 
 def restarts(docker: Docker, before: Sequence[Container]) -> set[str]:
@@ -434,59 +448,3 @@ def _drop_sockets(docker: Docker) -> None:
     for folder in (docker.stack.root / prepare.SOCKETS).iterdir():
         if folder.is_dir() and not folder.is_symlink() and folder.name not in used:
             shutil.rmtree(folder)
-
-
-def stop(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
-    """End containers, each in its own time, all at once."""
-    limit = docker.stack.limits.command_timeout_seconds + STOP_MARGIN_SECONDS
-    words = ["docker", "stop", *([] if seconds is None else ["-t", str(seconds)])]
-
-    def end(item: Container) -> None:
-        # One that is gone already is as good.
-        command.run([*words, item.id], limit=limit)
-
-    with ThreadPoolExecutor(max_workers=max(1, len(containers))) as at_once:
-        list(at_once.map(end, containers))
-
-
-@contextmanager
-def _leaving(docker: Docker, containers: Sequence[Container]) -> Iterator[Callable[[], None]]:
-    """Have containers end, each in its own time, while the block goes on.
-
-    Args:
-        docker: the stack's containers.
-        containers: which.
-
-    Returns:
-        Waits for their end and removes them. A block that fails before leaves that to whoever recovers.
-    """
-    limit = docker.stack.limits.command_timeout_seconds + STOP_MARGIN_SECONDS
-    with ExitStack() as stopping:
-        clients = [stopping.enter_context(command.begun(["docker", "stop", item.id])) for item in containers]
-
-        def gone() -> None:
-            for client in clients:
-                with suppress(subprocess.TimeoutExpired):
-                    client.wait(limit)
-            _drop(containers)
-
-        yield gone
-
-
-def _remove(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
-    """End containers and remove them; their volumes stay.
-
-    Args:
-        docker: the stack's containers.
-        containers: which.
-        seconds: until they are killed; default: the stop_grace_period of each.
-    """
-    if not containers:
-        return
-    stop(docker, containers, seconds)
-    _drop(containers)
-
-
-def _drop(containers: Sequence[Container]) -> None:
-    if containers:
-        command.run(["docker", "rm", "--force", *(item.id for item in containers)])

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import NoReturn
 
-from kit_engine import admin, backup_schedule, command, preflight, readiness, release, release_commands, rollout
+from kit_engine import admin, backup_schedule, command, ending, preflight, readiness, release, release_commands
 from kit_engine.docker import PROJECT_LABEL, Docker
 from kit_engine.errors import EngineError, UsageError
 from kit_engine.report import Report
@@ -93,7 +93,7 @@ def confirm(env: str, given: str | None, what: str, again: str) -> None:
 
 def stop_app(docker: Docker) -> None:
     """End web and the app's other processes, each in its own time; nothing is removed."""
-    rollout.stop(docker, [item for item in docker.containers() if item.service in docker.stack.app_services])
+    ending.stop(docker, [item for item in docker.containers() if item.service in docker.stack.app_services])
 
 
 def migrate(docker: Docker, arguments: argparse.Namespace) -> None:

@@ -1,0 +1,71 @@
+"""End containers of a stack, and remove them; their volumes stay."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Optional
+
+from kit_engine import command
+from kit_engine.docker import Container, Docker
+
+# What Docker may need on top of a container's own time to end.
+STOP_MARGIN_SECONDS = 30.0
+
+
+def stop(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
+    """End containers, each in its own time, all at once."""
+    limit = docker.stack.limits.command_timeout_seconds + STOP_MARGIN_SECONDS
+    words = ["docker", "stop", *([] if seconds is None else ["-t", str(seconds)])]
+
+    def end(item: Container) -> None:
+        # One that is gone already is as good.
+        command.run([*words, item.id], limit=limit)
+
+    with ThreadPoolExecutor(max_workers=max(1, len(containers))) as at_once:
+        list(at_once.map(end, containers))
+
+
+@contextmanager
+def leaving(docker: Docker, containers: Sequence[Container]) -> Iterator[Callable[[], None]]:
+    """Have containers end, each in its own time, while the block goes on.
+
+    Args:
+        docker: the stack's containers.
+        containers: which.
+
+    Returns:
+        Waits for their end and removes them. A block that fails before leaves that to whoever recovers.
+    """
+    limit = docker.stack.limits.command_timeout_seconds + STOP_MARGIN_SECONDS
+    with ExitStack() as stopping:
+        clients = [stopping.enter_context(command.begun(["docker", "stop", item.id])) for item in containers]
+
+        def gone() -> None:
+            for client in clients:
+                with suppress(subprocess.TimeoutExpired):
+                    client.wait(limit)
+            _drop(containers)
+
+        yield gone
+
+
+def remove(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
+    """End containers and remove them; their volumes stay.
+
+    Args:
+        docker: the stack's containers.
+        containers: which.
+        seconds: until they are killed; default: the stop_grace_period of each.
+    """
+    if not containers:
+        return
+    stop(docker, containers, seconds)
+    _drop(containers)
+
+
+def _drop(containers: Sequence[Container]) -> None:
+    if containers:
+        command.run(["docker", "rm", "--force", *(item.id for item in containers)])
