@@ -16,7 +16,7 @@ from ansible.plugins.callback import CallbackBase
 from ansible.template import Templar
 
 # What the action plugins import; loaded here, it is there in every fork.
-from kit_control import app_image, engine_call, hooks, inventory_checks, locked_vault, rendering, site_names  # noqa: F401
+from kit_control import app_image, engine_call, hooks, inventory_checks, locked_vault, rendering, site_names, smoke  # noqa: F401
 from kit_control.environment import environment_name
 
 # Of playbooks/group_vars/all/kit.yml: what stays the same for a host from here on, each before what is made of it.
@@ -25,6 +25,9 @@ WIRING = (
     *("kit_manifest", "kit_deploy_root", "kit_env_folder", "kit_in_place", "kit_bundle_folder", "kit_image_delivery"),
     *("kit_image_host", "kit_image_root", "kit_base_images_record", "kit_bases_planned", "kit_app_planned"),
 )
+
+# The action of what the smoke gate follows.
+RELEASES = "kit_release"
 
 DOCUMENTATION = """
 name: kit_warm
@@ -46,6 +49,8 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self._filled: set[tuple[str, str]] = set()
+        # The kit's folder, and what is rendered for the environment.
+        self._folders: tuple[Path, Path] | None = None
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Fill in the wiring of each host: a template is compiled at each reading, and these are read everywhere."""
@@ -71,7 +76,16 @@ class CallbackModule(CallbackBase):
                     filled[name] = variables[name] = templar.template(variables[name])
             manager.set_nonpersistent_facts(host.name, filled)
             self._filled |= {(host.name, name) for name in filled}
+            if {"kit_root", "kit_env_folder"} <= set(filled):
+                self._folders = Path(str(filled["kit_root"])), Path(str(filled["kit_env_folder"]))
         engine_call.archive_and_sum()
         # What is there by now, a fork's collector passes over: its pages stay the parent's.
         gc.freeze()
         gc.enable()
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:  # noqa: ARG002 - Ansible gives it
+        """Load the gate's checks while the hosts are at work on what they will check."""
+        # Not beside a rollback: processors have a release to bring up that visitors wait for.
+        wanted = task.action == RELEASES and "rollback" not in task.args
+        if wanted and self._folders and not context.CLIARGS["check"]:
+            smoke.begin_ahead(*self._folders)

@@ -160,6 +160,27 @@ class TestProd:
         assert min(spent) < GATE_SECONDS
         assert checks.results["gate"] is True
 
+    def test_gate_that_was_loaded_ahead_checks_what_is_wanted_later(
+        self, checks: Checks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plan = checks.stack.root / "smoke-plan.json"
+        text = plan.read_text()
+        monkeypatch.setattr(smoke._Ahead, "started", None)
+        plan.unlink()
+        try:
+            smoke.begin_ahead(ROOT, checks.stack.root)
+            ahead = smoke._Ahead.started
+            assert ahead
+            with pytest.raises(subprocess.TimeoutExpired):
+                ahead.program.wait(3)
+        finally:
+            plan.write_text(text)
+        for _ in range(2):
+            told = smoke.run(ROOT, plan, gate=True, limit=RUN_SECONDS, env="prod")
+            assert (told["ok"], told["gate"]) == (True, True)
+            # The second one, as of another batch of hosts, is a new one.
+            assert ahead.program.wait(RUN_SECONDS) == 0
+
     def test_checks_that_never_end_say_where_they_were(self, checks: Checks) -> None:
         container = checks.stack.container("nginx")
         docker("pause", container)

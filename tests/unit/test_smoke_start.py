@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+from kit_engine import signals
 from support.kit import ROOT
+from support.sessions import until
 
 
 def test_the_checks_load_no_ansible_and_no_schema() -> None:
@@ -16,3 +19,18 @@ def test_the_checks_load_no_ansible_and_no_schema() -> None:
     env = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_a_gate_that_nobody_wants_any_more_ends(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from kit_control import smoke; "
+        "smoke.begin_ahead(Path(sys.argv[1]), Path(sys.argv[2])); print(smoke._Ahead.started.program.pid); "
+        # It is there as long as we are.
+        "time.sleep(3); print(smoke._Ahead.started.program.poll())"
+    )
+    words = [sys.executable, "-c", script, str(ROOT), str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "plugins/module_utils")}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=True)
+    pid, ended = done.stdout.split()
+    assert ended == "None"
+    until(lambda: not signals.runs(int(pid)))

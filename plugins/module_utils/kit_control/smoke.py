@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +29,6 @@ BEGUN = "smoke-begun"
 PLAN, RESULTS, JUNIT = "smoke-plan.json", "smoke.json", "smoke.xml"
 SCHEMA = 1
 _UNUSED = ("cacheprovider", "doctest", "legacypath", "logging", "pastebin", "unittest")
-# pytest's own words: all passed, some failed.
-_JUDGED = (0, 1)
 
 
 def connection_of(action: KitAction) -> dict[str, Any]:
@@ -96,6 +97,33 @@ def write_plan(folder: Path, hosts: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
+@dataclass
+class _Started:
+    """Checks that wait for a byte on a pipe, loaded, and end without one when nobody can write it any more."""
+
+    plan: Path
+    gate: bool
+    program: subprocess.Popen[bytes]
+    wanted: int
+
+
+class _Ahead:
+    """The checks that a run has begun before they are wanted; tasks are forks of it."""
+
+    started: _Started | None = None
+
+
+def begin_ahead(root: Path, folder: Path) -> None:
+    """Start the gate of a release that is under way: pytest takes as long to load as to check.
+
+    Args:
+        root: the kit's folder.
+        folder: ``build/<env>``.
+    """
+    if not _Ahead.started:
+        _Ahead.started = _begin(root, folder / PLAN, gate=True)
+
+
 def run(root: Path, plan: Path, *, gate: bool, limit: float, env: str) -> dict[str, Any]:
     """Run the checks.
 
@@ -115,35 +143,60 @@ def run(root: Path, plan: Path, *, gate: bool, limit: float, env: str) -> dict[s
     results = plan.with_name(RESULTS)
     results.unlink(missing_ok=True)
     plan.with_name(BEGUN).unlink(missing_ok=True)
-    words = [sys.executable, "-m", "pytest", str(CHECKS), f"--smoke-plan={plan}", "--tb=no", "-q", "-rN", "--no-header"]
-    # Other plugins, of the environment and of pytest itself, cost half of the gate's time, and none is used.
-    words += [word for name in _UNUSED for word in ("-p", f"no:{name}")] + (["-m", "gate"] if gate else [])
-    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     again = f"make smoke ENV={env}"
     begun = time.monotonic()
+    program = _wanted(root, plan, gate=gate)
     try:
-        done = subprocess.run(  # noqa: S603 - a list of our own words
-            words,
-            cwd=root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            timeout=limit,
-            check=False,
-        )
+        said, _ = program.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
+        # Not by its own method, which knows no program that another process has started.
+        with suppress(ProcessLookupError):
+            os.kill(program.pid, signal.SIGKILL)
         begun_last = plan.with_name(BEGUN)
         where = f" The last to begin: {begun_last.read_text(encoding='utf-8')}" if begun_last.is_file() else ""
         raise KitError("smoke", f"The smoke checks were given {limit:.0f} s and did not end.{where}", again) from None
-    if done.returncode not in _JUDGED or not results.is_file():
-        last = "\n".join(f"    {line}" for line in done.stdout.splitlines()[-15:])
-        raise KitError("smoke", f"The smoke checks could not be run (pytest: {done.returncode}):\n{last}", again)
+    if not results.is_file():
+        last = "\n".join(f"    {line}" for line in said.decode("utf-8", "replace").splitlines()[-15:])
+        raise KitError("smoke", f"The smoke checks could not be run:\n{last}", again)
     told: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
     # With pytest's own start, which a deploy waits for too.
     return {**told, "seconds": round(time.monotonic() - begun, 2)}
+
+
+def _wanted(root: Path, plan: Path, *, gate: bool) -> subprocess.Popen[bytes]:
+    """Have checks begin: those that wait already, else new ones."""
+    ahead = _Ahead.started
+    if ahead and (ahead.plan, ahead.gate) == (plan, gate):
+        # It may have served a batch of hosts before, or somebody ended it.
+        with suppress(BrokenPipeError):
+            os.write(ahead.wanted, b"\n")
+            return ahead.program
+    started = _begin(root, plan, gate=gate)
+    with suppress(BrokenPipeError):
+        os.write(started.wanted, b"\n")
+    os.close(started.wanted)
+    return started.program
+
+
+def _begin(root: Path, plan: Path, *, gate: bool) -> _Started:
+    waits, wanted = os.pipe()
+    words = [sys.executable, "-m", "pytest", str(CHECKS), f"--smoke-plan={plan}", f"--smoke-wait={waits}"]
+    words += ["--tb=no", "-q", "-rN", "--no-header"]
+    # Other plugins, of the environment and of pytest itself, cost half of the gate's time, and none is used.
+    words += [word for name in _UNUSED for word in ("-p", f"no:{name}")] + (["-m", "gate"] if gate else [])
+    try:
+        program = subprocess.Popen(  # noqa: S603 - a list of our own words
+            words,
+            cwd=root,
+            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[waits],
+        )
+    finally:
+        os.close(waits)
+    return _Started(plan, gate, program, wanted)
 
 
 def last_was_good(folder: Path) -> bool:
