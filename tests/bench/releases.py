@@ -74,8 +74,12 @@ class Bed:
     def make(self, target: str, more: str = "", *, check: bool = True) -> str:
         """Type make for the host."""
         command = f"make {target} ENV=prod INVENTORY=hosts.yml MANIFEST={NAME}/deploy.yml {more}"
-        variables = {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.sockets), "ANSIBLE_VERBOSITY": "0"}
-        return self.kit.type(command, variables, check=check)
+        return self.kit.type(command, self.variables, check=check)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of whoever types make, the same each time."""
+        return {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.sockets), "ANSIBLE_VERBOSITY": "0"}
 
     def root(self, script: str) -> str:
         """Run a script on the host as root."""
@@ -185,10 +189,10 @@ def _rollback(bed: Bed) -> list[Bar]:
         time.sleep(1)
         begun = time.monotonic()
         words = ["bash", "-c", f"make rollback ENV=prod INVENTORY=hosts.yml MANIFEST={NAME}/deploy.yml"]
-        with subprocess.Popen(
-            words, cwd=bed.kit.path, env=checkout.environment(), stdout=subprocess.DEVNULL
-        ) as running:
-            while _version(bed) != earlier and time.monotonic() - begun < FLOOR_SECONDS:
+        environment = {**checkout.environment(), **bed.variables}
+        with subprocess.Popen(words, cwd=bed.kit.path, env=environment, stdout=subprocess.DEVNULL) as running:
+            # A program for each look would take a fifth of a processor.
+            while traffic.text("/version") != earlier and time.monotonic() - begun < FLOOR_SECONDS:
                 time.sleep(0.05)
             served = time.monotonic() - begun
             if running.wait(FLOOR_SECONDS):

@@ -98,6 +98,7 @@ class Traffic:
         self._context.check_hostname, self._context.verify_mode = False, ssl.CERT_NONE
         self._ends = threading.Event()
         self._slow: list[threading.Thread] = []
+        self._own: HTTPSConnection | None = None
 
     @contextmanager
     def running(self, log: Path | None = None) -> Iterator[Traffic]:
@@ -124,6 +125,18 @@ class Traffic:
         thread = threading.Thread(target=self._ask, args=(None, "GET", path, False), daemon=True)
         self._slow.append(thread)
         thread.start()
+
+    def text(self, path: str) -> str:
+        """Ask for a page beside the others, over one connection that is kept; its text, empty where there is none."""
+        try:
+            if self._own is None or _was_closed(self._own):
+                self._own = self._connect()
+            self._own.request("GET", path, headers={"Host": self.host})
+            answer = self._own.getresponse()
+            return answer.read().decode() if answer.status == OK else ""
+        except (OSError, HTTPException):
+            self._own = None
+            return ""
 
     def _client(self, number: int) -> None:
         kept = number % 2 == 0
