@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import docker_socket, stack
+from kit_engine import command, docker, docker_socket, stack
 from kit_engine.docker import SERVICE_LABEL, Docker
 from kit_engine.errors import EngineError
 from support.kit import ROOT
@@ -112,3 +112,20 @@ def test_webs_settings_are_those_of_the_very_release(tmp_path: Path, monkeypatch
     del there[2]
     with pytest.raises(EngineError):
         found.web_settings()
+
+
+def test_composes_own_program_is_called_and_told_as_people_type_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setattr(docker, "PLUGIN_FOLDERS", ())
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    compose = Docker(stack.read(data, tmp_path, tmp_path / "releases/two")).compose_command
+    program = tmp_path / "cli-plugins/docker-compose"
+    program.parent.mkdir()
+    program.touch(mode=0o644)
+    told = [compose("up", "--detach")]
+    program.chmod(0o755)
+    told.append(compose("up", "--detach"))
+    assert [words[: words.index("--project-name")] for words in told] == [["docker", "compose"], [str(program)]]
+    assert [command.readable(words) for words in told] == ["docker compose up --detach"] * 2

@@ -17,6 +17,8 @@ from kit_engine.errors import EngineError
 SHOWN_LINES = 15
 # An engine that is alive answers a question within 0.1 s; a busy one on a slow disk may take seconds.
 QUICK_SECONDS = 30.0
+# Compose's own program, which Docker's client starts for `docker compose`.
+COMPOSE = "docker-compose"
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def tail(text: str, lines: int = SHOWN_LINES) -> str:
 def readable(argv: Sequence[str]) -> str:
     """Write a command as it would be typed, without the flags that every Compose call carries."""
     words = list(argv)
+    if words[0].endswith(f"/{COMPOSE}"):
+        words = ["docker", "compose", *words[1:]]
     if words[:2] == ["docker", "compose"]:
         rest = words[2:]
         while rest and rest[0].startswith("--"):

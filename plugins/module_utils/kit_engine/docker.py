@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +22,8 @@ SERVICE_LABEL = "com.docker.compose.service"
 # As compose/services/_common.yml.j2 sets it.
 _RELEASE = "KIT_WEB_RELEASE="
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
+# Where Docker's client looks for its plugins besides the user's own folder.
+PLUGIN_FOLDERS = tuple(f"/usr/{place}/docker/cli-plugins" for place in ("local/lib", "local/libexec", "lib", "libexec"))
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,10 @@ class Docker:
     def compose_command(self, *words: str) -> list[str]:
         """Build a Compose command for this stack."""
         stack = self.stack
+        # By itself: the client would ask all of its plugins who they are before it starts this one.
+        plugin = compose_plugin()
         return [
-            "docker",
-            "compose",
+            *([plugin] if plugin else ["docker", "compose"]),
             "--project-name",
             stack.project,
             "--project-directory",
@@ -287,6 +291,15 @@ class Docker:
         """Tell whether a volume of that name is there."""
         found = docker_socket.there(f"/volumes/{quote(name, safe='')}")
         return command.run(["docker", "volume", "inspect", name]).code == 0 if found is None else found
+
+
+def compose_plugin() -> str:
+    """Find Compose's program; empty where it does not lie in one of the client's own places, and the client knows."""
+    for place in (str(docker_socket.config_folder() / "cli-plugins"), *PLUGIN_FOLDERS):
+        program = Path(place, command.COMPOSE)
+        if os.access(program, os.X_OK):
+            return str(program)
+    return ""
 
 
 def image_id(reference: str) -> str:

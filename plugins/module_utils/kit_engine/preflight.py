@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 from kit_engine import command, disk, docker_socket, ports
 from kit_engine.database import majors
-from kit_engine.docker import Container, Docker, image_id
+from kit_engine.docker import Container, Docker, compose_plugin, image_id
 from kit_engine.errors import CheckFailed, EngineError
 from kit_engine.stack import Port, Stack
 
@@ -20,8 +19,6 @@ Version = tuple[int, int]
 # BuildKit's mounts of caches and secrets came with Engine 20.10; no test tries Compose before 2.20.
 OLDEST_ENGINE: Version = (20, 10)
 OLDEST_COMPOSE: Version = (2, 20)
-# Where Docker's client looks for its plugins besides the user's own folder.
-PLUGIN_FOLDERS = tuple(f"/usr/{place}/docker/cli-plugins" for place in ("local/lib", "local/libexec", "lib", "libexec"))
 
 
 def check(docker: Docker, *, delivered: bool = True) -> list[Container]:
@@ -61,7 +58,7 @@ def version(text: str) -> Version | None:
 def _engine(stack: Stack) -> tuple[Mapping[str, Any], list[EngineError]]:
     install = "make deploy    (installs what is missing)" if stack.env == "local" else stack.make("provision")
     info = docker_socket.get("/info")
-    plugin = compose_plugin() if info else ""
+    plugin = compose_version() if info else ""
     if info and plugin:
         return info, [*_old_engine(info), *_compose(plugin, install)]
     try:
@@ -92,18 +89,15 @@ def _old_engine(info: Mapping[str, Any]) -> list[EngineError]:
     ]
 
 
-def compose_plugin() -> str:
+def compose_version() -> str:
     """Ask Compose itself for its version, without Docker's client, which would ask all of its plugins.
 
     Returns:
-        Such as ``2.26.1-4``; empty where it does not lie in one of the client's own places.
+        Such as ``2.26.1-4``; empty where the client has to be asked.
     """
-    for place in (str(docker_socket.config_folder() / "cli-plugins"), *PLUGIN_FOLDERS):
-        program = Path(place, "docker-compose")
-        if os.access(program, os.X_OK):
-            done = command.run([str(program), "docker-cli-plugin-metadata"])
-            return str(_json_object(done.out).get("Version", ""))
-    return ""
+    program = compose_plugin()
+    done = command.run([program, "docker-cli-plugin-metadata"]) if program else None
+    return str(_json_object(done.out).get("Version", "")) if done else ""
 
 
 def _compose(found: str | None, install: str) -> list[EngineError]:
