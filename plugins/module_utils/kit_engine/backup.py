@@ -28,6 +28,7 @@ from kit_engine import (
     beside,
     disk,
     external,
+    jobs,
     releases,
     streams,
     throw_away,
@@ -274,9 +275,10 @@ def _fill(
 ) -> Backup:  # fmt: skip
     """Write everything into the new folder, the manifest last, and verify it."""
     begun = time.monotonic()
+    count = 1 if away else jobs.chosen(docker.stack.backup.jobs, size, jobs.engine_cpus())
     # What it is restored into starts while the dump is made.
     server_of_its_own: AbstractContextManager[Optional[throw_away.Server]] = (
-        throw_away.server_like(docker, server, wanted, size) if level == RESTORE else nullcontext()
+        throw_away.server_like(docker, server, wanted, size, count) if level == RESTORE else nullcontext()
     )
     with server_of_its_own as trial:
         dump = partial(_dump_away, away) if away else _dump

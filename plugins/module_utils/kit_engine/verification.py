@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup_dump, backup_role, command, dump_feed, streams, throw_away
+from kit_engine import backup_dump, backup_role, client, command, dump_feed, parallel, streams, throw_away
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
@@ -153,11 +153,11 @@ def restore(
     """
     trial.demand_ready()
     make_roles(trial.name, trial.user, folder)
-    words = ["pg_restore", "--exit-on-error", "--single-transaction", "--no-tablespaces", "--no-password"]
-    words += [f"--username={trial.user}", f"--dbname={trial.database}"]
-    words = ["docker", "exec", "--interactive", trial.name, *words]
-    progress = streams.Progress(report, "restored for a test", int(told["bytes"]))
-    fed = dump_feed.into(docker, words, folder / DUMP, told, progress)
+    way = client.beside(trial.name, trial.image, trial.user)
+    target = parallel.Target(trial.name, way, trial.user, trial.database)
+    fed = parallel.load(
+        docker, report, target, folder / DUMP, told, trial.jobs, "restored for a test", options=("--no-tablespaces",)
+    )
     demand_fed(docker, fed, "The backup does not restore")
     found = counted(docker, trial.name, trial.user, trial.database)
     demand_rows(docker, told.get("rows") or {}, found, "The restored backup")
