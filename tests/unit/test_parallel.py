@@ -1,7 +1,8 @@
-"""By how many processes a database is loaded, and what they are started as."""
+"""By how many processes a database is dumped and loaded, and what they are started as."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import client, command, docker_socket, jobs, parallel, stack, streams
+from kit_engine import backup_dump, client, command, docker_socket, dump_feed, jobs, parallel, stack, streams
 from kit_engine.docker import Container, Docker
 from kit_engine.dump_feed import Fed
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
+from kit_engine.stack import Database, External
 from support.kit import ROOT
 
 GIB = 2**30
@@ -133,3 +135,43 @@ def test_no_secret_is_an_argument(tmp_path: Path) -> None:
     # As libpq wants its password file.
     assert "*:*:*:*:canary\\:pass\\\\word\n" in script
     assert script.index("umask 077") < script.index("canary")
+
+
+def test_what_a_dump_is_comes_from_the_manifest() -> None:
+    assert dump_feed.name_of({"files": {"database.dump": {}, "roles.sql": {}}}) == dump_feed.FILE
+    assert dump_feed.name_of({"files": {"database/toc.dat": {}, "roles.sql": {}}}) == dump_feed.FOLDER
+    # Those of the first schema named no file.
+    assert dump_feed.name_of({}) == dump_feed.FILE
+
+
+@pytest.mark.parametrize(
+    ("wanted", "login"),
+    [
+        (Database("db", "volume", "image", "site", "owner"), ["--username=owner", "--role=kit_backup"]),
+        (External("db", "", "image", "site", "owner", role="kit_backup"), ["--username=owner", "--role=kit_backup"]),
+        (External("db", "", "image", "site", "owner"), ["--username=owner"]),
+    ],
+)
+def test_several_dump_one_moment_as_the_role_that_reads(wanted: Database, login: list[str]) -> None:
+    moment = backup_dump.Snapshot("0000-1", "16.10", {})
+    words = backup_dump.words_for_folder(wanted, moment, backup_dump.Client("16.10", "zstd:3"), "/backup/database", 3)
+    assert words[:4] == ["pg_dump", "--format=directory", "--jobs=3", "--file=/backup/database"]
+    assert {"--compress=zstd:3", "--snapshot=0000-1", "--no-password", "--dbname=site"} <= set(words)
+    assert [one for one in words if one.startswith(("--username", "--role"))] == login
+
+
+def test_files_are_hashed_while_they_grow(tmp_path: Path) -> None:
+    folder = tmp_path / "database"
+    written = parallel._Written(folder)
+    assert written.follow() == 0
+    folder.mkdir()
+    with (folder / "1.dat").open("wb", buffering=0) as file:
+        file.write(b"one")
+        assert written.follow() == 3
+        file.write(b" and two")
+    (folder / "toc.dat").write_bytes(b"toc")
+    assert streams.size_of(folder) == 14
+    assert written.files() == {
+        f"database/{name}": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in (("1.dat", b"one and two"), ("toc.dat", b"toc"))
+    }

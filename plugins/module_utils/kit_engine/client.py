@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kit_engine import command, streams, throw_away
+from kit_engine import backup_role, command, streams, throw_away
 from kit_engine.docker import Container, Docker, container_of
 from kit_engine.errors import EngineError
 
@@ -109,7 +109,7 @@ def _words(docker: Docker, name: str, way: Way, user: str, cpus: int, further: S
 
 def _script(way: Way) -> str:
     """What the container's shell is told: keep these files, then wait for our end."""
-    service = {**way.service, "connect_timeout": CONNECT_SECONDS, "application_name": "kit backup"}
+    service = {**way.service, "connect_timeout": CONNECT_SECONDS, "application_name": backup_role.APPLICATION}
     if way.authorities:
         service["sslrootcert"] = _AUTHORITIES
     password = re.sub(r"([\\:])", r"\\\1", way.password)

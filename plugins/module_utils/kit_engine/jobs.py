@@ -1,4 +1,4 @@
-"""By how many processes a database is loaded."""
+"""By how many processes a database is dumped and loaded."""
 
 from __future__ import annotations
 

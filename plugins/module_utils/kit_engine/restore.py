@@ -142,7 +142,7 @@ def _restore(
     report.names = STEPS
     stack = docker.stack
     folder = stack.root / backup.FOLDER / found["id"]
-    dump = folder / verification.DUMP
+    dump = folder / dump_feed.name_of(found)
     with report.step("check"):
         external.demand_restorable(docker, server, wanted)
         restore_media.settle(docker, wanted)

@@ -168,7 +168,7 @@ class Backups:
     Attributes:
         level: of verification: ``checksum``, ``read`` or ``restore``.
         restore_test_max_bytes: size of the database above which ``restore`` becomes ``read``.
-        jobs: processes that load one; 0: as many as pay (jobs.py).
+        jobs: processes that dump and load; 0: as many as pay (jobs.py).
         timeout_seconds: for each program that reads or writes one.
         keep_daily: of how many days the last scheduled one stays; ``keep_weekly`` and ``keep_monthly`` alike.
         keep_releases: how many of each other kind stay: before a release, before a restore, by hand.
