@@ -29,6 +29,7 @@ GOLDEN = ROOT / "tests/render/golden/prod/stack.json"
     ("wanted", "size", "cpus", "count"),
     [
         (0, 0, 64, 1), (0, jobs.SMALL_BYTES - 1, 64, 1), (0, jobs.SMALL_BYTES, 1, 1), (0, jobs.SMALL_BYTES, 2, 1),
+        (0, jobs.SMALL_BYTES, 4, 2),
         (0, GIB, 4, 2), (0, GIB, 7, 3), (0, GIB, 8, 4), (0, 200 * GIB, 64, 4),
         (1, 200 * GIB, 64, 1), (2, 0, 1, 2), (32, 0, 2, 32),
     ],
