@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import time
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from kit_engine import backup, database_password, dump_feed, recovery, throw_away, verification
+from kit_engine.backup import FOLDER
 from kit_engine.errors import EngineError
 from kit_engine.verification import CONFIGURATION, DUMP, ROLES
-from support import external, host_releases
+from support import external, host_releases, offsite
 from support.backups import backed_up, databases, fill, flip, folder_of, limits, manifest_of, names, sql, throw_aways
 from support.engine_stack import docker
 from support.host_releases import SECRETS, HostReleases
@@ -332,6 +334,24 @@ def test_who_waits_for_a_table_meanwhile_has_one_process_dump_anew(
     assert manifest_of(host, given)["rows"]["public.kit_none"] == 1
     assert {path.name for path in folder_of(host, given).iterdir()} >= {DUMP, ROLES}
     assert not (folder_of(host, given) / dump_feed.FOLDER).exists()
+
+
+def test_a_folder_comes_back_from_its_copy_off_site_alone(
+    host: HostReleases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = offsite.by_sftp(tmp_path)
+    monkeypatch.setenv("PATH", f"{place.programs}{os.pathsep}{os.environ['PATH']}")
+    change(host, 700)
+    contents = sql(host, CONTENTS)
+    with offsite.configured(host, place):
+        given = backed_up(host, "--level", "checksum")
+        before = {path.name: path.read_bytes() for path in dump_files(host, given)}
+        shutil.rmtree(host.root / FOLDER)
+        change(host, 3)
+        told = restore(host, given)
+        assert told.code == 0, told.err
+    assert sql(host, CONTENTS) == contents
+    assert {path.name: path.read_bytes() for path in dump_files(host, given)} == before
 
 
 @pytest.fixture
