@@ -195,8 +195,8 @@ bench: test-engine ## Measure an unchanged deploy, memory and requests on a host
 bench-deploy: test-engine ## Measure releases under load, and by the clock; results in build/bench
 	@PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m bench.releases
 
-bench-backup: test-engine ## Measure backups and restores beside bare pg_dump and pg_restore, GIB= of them once; results in build/bench
-	@PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m bench.$(if $(GIB),large_backup $(GIB),backups)
+bench-backup: test-engine ## Measure backups and restores beside bare pg_dump and pg_restore, GIB= of them once by JOBS= processes; results in build/bench
+	@PYTHONPATH=plugins/module_utils:tests $(BIN)/python -m bench.$(if $(GIB),large_backup $(GIB) --jobs $(or $(JOBS),0),backups)
 
 env-example: .venv/.kit ## Write env/.env.example anew from the manifest
 	@PYTHONPATH=plugins/module_utils $(BIN)/python -m kit_control.env_example app/deploy.yml env/.env.example

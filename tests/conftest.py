@@ -41,7 +41,7 @@ STORIES = (
     ("integration/test_app_image.py", "integration/test_image_transfer.py"),
     ("e2e/test_offsite.py",),
     ("integration/test_backup_offsite.py", "integration/test_backup_external.py"),
-    ("integration/test_backup_stream.py",),
+    ("integration/test_backup_stream.py", "integration/test_backup_parallel.py"),
 )
 HERE = Path(__file__).parent
 

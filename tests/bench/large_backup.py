@@ -1,7 +1,7 @@
 """One backup and restore of a database as large as one asks for, beside a bare pg_dump and pg_restore.
 
-`python -m bench.large_backup 10`: GiB of database. Prints seconds and MiB a second of each, and what the same rates
-make of 200 GiB; writes build/bench/large_backup.json.
+`python -m bench.large_backup 10 --jobs 2`: GiB of database, and backup_jobs. Prints seconds and MiB a second of each,
+and what the same rates make of 200 GiB; writes build/bench/large_backup.json.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from support import host_releases
-from support.backups import backed_up, manifest_of, sql
+from support.backups import backed_up, limits, manifest_of, sql
 from support.host_releases import HostReleases
 
 from bench.backups import MIB, RESULTS, Measured, bare_dump, bare_restore, engine, restored
@@ -60,7 +60,9 @@ def main() -> int:
     """Measure all; 0, or 1 where nothing could be measured."""
     parser = argparse.ArgumentParser()
     parser.add_argument("gib", type=float, help="GiB of database")
-    gib = float(parser.parse_args().gib)
+    parser.add_argument("--jobs", type=int, default=0, help="processes; 0: as many as the kit takes by itself")
+    asked = parser.parse_args()
+    gib = float(asked.gib)
     RESULTS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="kit-bench-") as scratch:
         free = shutil.disk_usage(scratch).free / GIB
@@ -74,7 +76,8 @@ def main() -> int:
             told = host.deploy(host.version("one"))
             if told.code:
                 raise UnfitError(told.err)
-            done = measure(host, gib, Path(scratch))
+            with limits(host, jobs=asked.jobs):
+                done = measure(host, gib, Path(scratch))
         except (UnfitError, AssertionError) as error:
             print(f"large_backup: {error}", file=sys.stderr)
             return 1

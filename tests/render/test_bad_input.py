@@ -69,6 +69,8 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         {"backup_offsite_repository": "rest:https://me:canary@host/x", "vault_backup_offsite": OFFSITE},
         ["backup_offsite_repository holds a password"],
     ),
+    ({"backup_jobs": -1}, ["backup_jobs is -1; allowed: 0", "to 32"]),
+    ({"backup_jobs": 33}, ["backup_jobs is 33; allowed: 0"]),
     ({"backup_local_copy": False}, ["backup_local_copy is false, and no backup_offsite_repository says where"]),
     ({"vault_backup_offsite": OFFSITE}, ["no backup_offsite_repository says where copies go"]),
     (

@@ -71,6 +71,7 @@ def describe(
         "backup": {
             "level": settings["backup_level"],
             "restore_test_max_bytes": int(settings["backup_restore_test_max_bytes"]),
+            "jobs": int(settings["backup_jobs"]),
             "timeout_seconds": int(settings["backup_timeout_seconds"]),
             "schedule": settings["backup_schedule"],
             "drill_schedule": settings["backup_drill_schedule"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from kit_engine.stack import MOST_JOBS
+
 from kit_control.context import Stack
 from kit_control.manifest import Manifest, schema
 from kit_control.settings import MISSING, Settings
@@ -66,8 +68,17 @@ def problems(manifest: Manifest, settings: Settings, stack: Stack, env: str, ima
         *_images(images, where),
         *_domains(settings, where),
         *_modes(settings, where),
+        *_jobs(settings, where),
         *_offsite(settings, where),
     ]
+
+
+def _jobs(settings: Settings, where: str) -> Iterator[str]:
+    if not 0 <= int(settings["backup_jobs"]) <= MOST_JOBS:
+        yield (
+            f"{where}: backup_jobs is {settings['backup_jobs']}; allowed: 0 to {MOST_JOBS}; by 0 the kit decides, "
+            "by the database's size and the host's processors"
+        )
 
 
 def _offsite(settings: Settings, where: str) -> Iterator[str]:

@@ -27,7 +27,10 @@ from kit_engine import (
     backup_stream,
     beside,
     disk,
+    dump_feed,
     external,
+    jobs,
+    parallel,
     releases,
     streams,
     throw_away,
@@ -59,7 +62,7 @@ class Backup:
         kind: what it was made for.
         made: seconds since 1970, by this host's clock.
         server: version of PostgreSQL; ``client`` that of the pg_dump in its image.
-        bytes: size of the dump; ``sha256`` of it.
+        bytes: size of the dump; ``sha256`` of it, or where it is a folder of the lines that sha256sum prints for it.
         database_bytes: what the database took on the server's disk.
         compression: of the dump.
         files: size in ``bytes`` and ``sha256`` of each file but the media's, whose list is among them.
@@ -119,18 +122,24 @@ def create(docker: Docker, report: Report, level: str = "", kind: str = MANUAL) 
         problem = "This release knows no database to back up; it was rendered by an earlier kit."
         raise EngineError("backup", problem, docker.stack.make("deploy"))
     with external.reached(docker, wanted) as server:
-        return _create(docker, report, server, wanted, level, kind)
+        try:
+            return _create(docker, report, server, wanted, level, kind, docker.stack.backup.jobs)
+        except parallel.TakenError as error:
+            report.say(f"    dumped anew, by one process: {error.problem}")
+            return _create(docker, report, server, wanted, level, kind, 1)
 
 
-def _create(docker: Docker, report: Report, server: Container, wanted: Database, level: str, kind: str) -> Backup:
+def _create(
+    docker: Docker, report: Report, server: Container, wanted: Database, level: str, kind: str, asked: int
+) -> Backup:
     stack = docker.stack
     folder = stack.root / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     with backup_dump.opened(docker, server, wanted) as session:
-        # Meanwhile the session starts.
-        remove_unfinished(stack.root)
+        # Meanwhile the session starts. What may still write into a folder goes before that.
         throw_away.remove_left(docker)
+        remove_unfinished(stack.root)
         size = session.size()
         reached, why = verification.level_for(docker, size, level)
         _demand_space(docker, folder, size, restores=reached == RESTORE)
@@ -142,7 +151,8 @@ def _create(docker: Docker, report: Report, server: Container, wanted: Database,
         try:
             with streamed as away:
                 new.mkdir(mode=0o700)
-                done = _fill(docker, report, server, session, wanted, new, size, reached, kind, away)
+                count = 1 if away else jobs.chosen(asked, size, jobs.engine_cpus())
+                done = _fill(docker, report, server, session, wanted, new, size, reached, kind, away, count)
                 new.rename(folder / done.id)
                 releases.sync_folder(folder)
         except BaseException:
@@ -270,16 +280,16 @@ def _checked(folder: Path) -> dict[str, Any]:
 
 def _fill(
     docker: Docker, report: Report, server: Container, session: backup_dump.Session, wanted: Database, new: Path,
-    size: int, level: str, kind: str, away: Optional[backup_stream.Away],
+    size: int, level: str, kind: str, away: Optional[backup_stream.Away], count: int,
 ) -> Backup:  # fmt: skip
     """Write everything into the new folder, the manifest last, and verify it."""
     begun = time.monotonic()
     # What it is restored into starts while the dump is made.
     server_of_its_own: AbstractContextManager[Optional[throw_away.Server]] = (
-        throw_away.server_like(docker, server, wanted, size) if level == RESTORE else nullcontext()
+        throw_away.server_like(docker, server, wanted, size, count) if level == RESTORE else nullcontext()
     )
     with server_of_its_own as trial:
-        dump = partial(_dump_away, away) if away else _dump
+        dump = partial(_dump_away, away) if away else partial(_dump, count)
         facts = dump(docker, report, server, session, wanted, new, size)
         if level != CHECKSUM:
             verification.reach(docker, report, server, new, facts, trial)
@@ -296,8 +306,8 @@ def _fill(
 
 
 def _dump(
-    docker: Docker, report: Report, server: Container, session: backup_dump.Session, wanted: Database, new: Path,
-    size: int,
+    count: int, docker: Docker, report: Report, server: Container, session: backup_dump.Session, wanted: Database,
+    new: Path, size: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Write all files but the manifest; gives what that says of them."""
     stack = docker.stack
@@ -307,7 +317,6 @@ def _dump(
         report.say(f"    {backup_role.read_by_user(wanted)}")
     # As small beside the database as the last one was; the first is smaller than the database.
     last = before["bytes"] * size // max(1, before.get("database_bytes", size)) if before else size
-    dump = new / DUMP
     with ExitStack() as beside_it:
         # The moment is let go when it is dumped: it keeps the server from clearing up, and media files may take hours.
         with backup_dump.snapshot(docker, session, wanted) as moment:
@@ -317,9 +326,10 @@ def _dump(
             with beside.begun(partial(_small_files, docker, server, wanted, new)):
                 client = session.client()
                 progress = streams.Progress(report, "dumped", last, about=True)
-                digest = backup_dump.dump(docker, server, wanted, moment, client, dump, progress, copied.demand_well)
+                source = parallel.Source(server, wanted, moment, client)
+                told = parallel.dump(docker, report, source, new, count, progress, copied.demand_well)
         found = copied.result()
-    told = {"bytes": streams.size_of(dump), "sha256": digest, "media": asdict(found) if found else None}
+    told["media"] = asdict(found) if found else None
     return _facts(docker.stack, wanted, new, size, moment, client, told)
 
 
@@ -345,12 +355,12 @@ def _facts(
 ) -> dict[str, Any]:  # fmt: skip
     """Give what the manifest says; ``told`` is of the dump and the media files."""
     written = [new / name for name in (ROLES, CONFIGURATION, MEDIA_LIST) if (new / name).is_file()]
-    files = {DUMP: {name: told[name] for name in ("bytes", "sha256")}}
+    files = told.get("files") or {DUMP: {name: told[name] for name in ("bytes", "sha256")}}
     files.update({one.name: {"bytes": streams.size_of(one), "sha256": verification.sha256(one)} for one in written})
     return {
         "made": round(time.time(), 3), "project": stack.project, "env": stack.env, "release": stack.release,
         "database": wanted.name, "server": moment.server, "client": client.version, "database_bytes": size,
-        "compression": client.compression, "files": files, "rows": moment.rows, **told,
+        "compression": client.compression, "rows": moment.rows, **told, "files": files,
     }  # fmt: skip
 
 
@@ -362,7 +372,8 @@ def _media(docker: Docker, report: Report, new: Path, dump: int, ending: beside.
         return None
 
     def room_for(size: int) -> None:
-        _demand_room(stack, {new: size + max(0, dump - streams.size_of(new / DUMP))})
+        there = streams.size_of(new / DUMP) + streams.size_of(new / dump_feed.FOLDER)
+        _demand_room(stack, {new: size + max(0, dump - there)})
 
     progress = streams.Progress(report, "media copied")
     return backup_media.copy(docker, volume, new, _earlier_media(stack.root), progress, room_for, ending)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
-from kit_engine import backup, backup_offsite, external, media_away, restore, throw_away, verification
+from kit_engine import backup, backup_offsite, external, jobs, media_away, restore, throw_away, verification
 from kit_engine.docker import Container, Docker
 from kit_engine.report import Report
 from kit_engine.stack import Database
@@ -44,8 +44,9 @@ def _verify(
     throw_away.remove_left(docker)
     if level == RESTORE and size > throw_away.SMALL_BYTES:
         backup.demand_restore_room(docker, size, "The test database")
+    count = jobs.to_load(stack.backup, size, found)
     place: AbstractContextManager[Optional[throw_away.Server]] = (
-        throw_away.server_like(docker, server, wanted, size) if level == RESTORE else nullcontext()
+        throw_away.server_like(docker, server, wanted, size, count) if level == RESTORE else nullcontext()
     )
     try:
         media_away.demand_there(docker, found)

@@ -254,10 +254,28 @@ def dump(
 
 def words_for(wanted: Database, moment: Snapshot, client: Client) -> list[str]:
     """Give the words by which pg_dump writes a dump to its standard output; the arguments are those of :func:`dump`."""
+    return _words(wanted, moment, client, ["--format=custom"], backup_role.options(wanted))
+
+
+def words_for_folder(wanted: Database, moment: Snapshot, client: Client, folder: str, count: int) -> list[str]:
+    """Give the words by which pg_dump, coming over a network, writes a dump into a folder by several processes.
+
+    Args:
+        wanted: the database.
+        moment: which is dumped; each process sees the same.
+        client: what dumps it.
+        folder: must not be there.
+        count: of processes.
+    """
+    how = ["--format=directory", f"--jobs={count}", f"--file={folder}"]
+    return _words(wanted, moment, client, how, backup_role.options_from_elsewhere(wanted))
+
+
+def _words(wanted: Database, moment: Snapshot, client: Client, how: Sequence[str], login: Sequence[str]) -> list[str]:
     return [
-        *("pg_dump", "--format=custom", *_COMPRESS[client.compression]),
+        *("pg_dump", *how, *_COMPRESS[client.compression]),
         *(f"--snapshot={moment.id}", f"--lock-wait-timeout={LOCK_WAIT_MS}"),
-        *("--no-password", *backup_role.options(wanted), f"--dbname={wanted.name}"),
+        *("--no-password", *login, f"--dbname={wanted.name}"),
     ]
 
 

@@ -10,8 +10,13 @@ from kit_engine.errors import EngineError
 from kit_engine.stack import Database, External
 
 NAME, MADE = "kit_backup", "kit_backup is made"
+# What a client of ours that comes over a network is called by the server.
+APPLICATION = "kit backup"
 # Without a password nobody can be this role over the network; the container's own socket asks for none.
-_END = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{NAME}';\n"  # noqa: S608 - a constant
+_END = (
+    f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity "  # noqa: S608 - constants
+    f"WHERE usename = '{NAME}' OR application_name = '{APPLICATION}';\n"
+)
 _ENSURE = f"""
 DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{NAME}') THEN CREATE ROLE {NAME}; END IF; END $$;
 ALTER ROLE {NAME} LOGIN INHERIT BYPASSRLS NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD NULL;
@@ -93,9 +98,13 @@ def read_by_user(wanted: Database) -> str:
 
 def options(wanted: Database) -> list[str]:
     """Give the words by which pg_dump and its fellows log in to read."""
-    if isinstance(wanted, External):
-        return [f"--username={wanted.user}", *([f"--role={wanted.role}"] if wanted.role else [])]
-    return [f"--username={NAME}"]
+    return options_from_elsewhere(wanted) if isinstance(wanted, External) else [f"--username={NAME}"]
+
+
+def options_from_elsewhere(wanted: Database) -> list[str]:
+    """Give the same where they come over a network, by which nobody can log in as :data:`NAME`: the user becomes it."""
+    role = reader(wanted)
+    return [f"--username={wanted.user}", *([f"--role={role}"] if role != wanted.user else [])]
 
 
 def settled(docker: Docker, server: Container, wanted: Database) -> Database:

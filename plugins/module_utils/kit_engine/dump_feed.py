@@ -15,6 +15,8 @@ from kit_engine.errors import EngineError
 
 # Of a manifest: restic's id of the snapshot that holds the dump; empty or lacking where it lies beside the manifest.
 SNAPSHOT = "dump_snapshot"
+# In PostgreSQL's custom format, by one process; in its directory format, by several.
+FILE, FOLDER = "database.dump", "database"
 # The table of contents is the first of a dump, some hundred bytes for each table, index and the like.
 HEAD_BYTES = 32 * streams.MIB
 
@@ -85,6 +87,11 @@ def into(
     wanted = told["files"][path.name]
     damaged = not ended.wrong and (ended.size, ended.sha256) != (wanted["bytes"], wanted["sha256"])
     return Fed(ended.codes[1], ended.said[1], damaged, ended.head, path)
+
+
+def name_of(told: Mapping[str, Any]) -> str:
+    """Tell from a backup's manifest what its dump is called: :data:`FILE`, or :data:`FOLDER`."""
+    return FOLDER if any(name.startswith(f"{FOLDER}/") for name in told.get("files") or ()) else FILE
 
 
 @contextmanager

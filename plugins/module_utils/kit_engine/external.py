@@ -1,31 +1,17 @@
-"""A client for a PostgreSQL that somebody else runs: a container that reaches it by the way that the app does.
-
-It holds what it needs to log in, in its own memory, and ends when we do: whatever runs inside it reads the service
-and the password from there, and no command line and no `docker inspect` has them.
-"""
+"""A client for a PostgreSQL that somebody else runs: a container that reaches it by the way that the app does."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from kit_engine import command, streams, throw_away
-from kit_engine.docker import Container, Docker, container_of, image_id
+from kit_engine import client, command, database_password
+from kit_engine.docker import Container, Docker, image_id
 from kit_engine.errors import EngineError
 from kit_engine.stack import EXTERNAL_SECRETS, Database, External
-
-# A server that is there answers at once; one behind a firewall that drops packets never does.
-CONNECT_SECONDS = 10
-_FOLDER = "/tmp/kit"  # noqa: S108 - in memory, inside the container
-_SERVICE, _PASSWORDS, _AUTHORITIES = f"{_FOLDER}/service", f"{_FOLDER}/passwords", f"{_FOLDER}/authorities.pem"
-_READY = "kit is ready"
-# Longer than the longest of all that is done by one: a backup is dumped, read, and restored.
-_TIMES = 4
 
 
 @contextmanager
@@ -46,24 +32,39 @@ def reached(docker: Docker, wanted: Database) -> Iterator[Container]:
     if not isinstance(wanted, External) or wanted.service in docker.lent:
         yield docker.running(wanted.service)
         return
-    with streams.open_to(_words(docker, wanted), _TIMES * docker.stack.backup.timeout_seconds) as (_, stdin, stdout):
+    if not image_id(wanted.image):
+        raise EngineError(
+            "image",
+            f"Image {wanted.image}, whose pg_dump backs the external database up, is not on this host. Nothing was "
+            "changed.",
+            docker.stack.make("deploy") + "    (brings it along)",
+        )
+    with client.opened(docker, "client", _way(docker, wanted)) as made:
+        _demand_same_major(docker, wanted, made)
+        docker.lent[wanted.service] = made
         try:
-            # Where it has ended already, what it said tells why.
-            with suppress(BrokenPipeError):
-                stdin.write(_script(docker, wanted).encode())
-                stdin.flush()
-            said = stdout.readline().decode("utf-8", "replace")
-            if said.strip() != _READY:
-                raise _not_started(docker, said + stdout.read().decode("utf-8", "replace"))
-            name = throw_away.name_of(docker, "client")
-            done = command.demand(["docker", "inspect", name], code="docker", remedy="docker info")
-            client = container_of(json.loads(done.out)[0])
-            _demand_same_major(docker, wanted, client)
-            docker.lent[wanted.service] = client
-            yield client
+            yield made
         finally:
             docker.lent.pop(wanted.service, None)
-            command.run(["docker", "rm", "--force", throw_away.name_of(docker, "client")])
+
+
+def way(docker: Docker, server: Container, wanted: Database) -> client.Way:
+    """Give the way by which a client of its own comes to a database.
+
+    Args:
+        docker: the stack's containers.
+        server: what :func:`reached` gave.
+        wanted: the database.
+
+    Raises:
+        EngineError: the external database's password is not here.
+    """
+    if isinstance(wanted, External):
+        return _way(docker, wanted)
+    secret = docker.stack.root / database_password.FILE
+    # Where it is no file, the server's own loopback may ask for none.
+    password = secret.read_text(encoding="utf-8").rstrip("\n") if secret.is_file() else ""
+    return client.beside(server.id, server.image, wanted.user, password)
 
 
 def demand_restorable(docker: Docker, server: Container, wanted: Database) -> None:
@@ -106,22 +107,14 @@ def demand_restorable(docker: Docker, server: Container, wanted: Database) -> No
     )
 
 
-def _words(docker: Docker, wanted: External) -> list[str]:
-    """No password, and not even the address: all that comes by standard input, whose end is the container's."""
-    if not image_id(wanted.image):
-        raise EngineError(
-            "image",
-            f"Image {wanted.image}, whose pg_dump backs the external database up, is not on this host. Nothing was "
-            "changed.",
-            docker.stack.make("deploy") + "    (brings it along)",
-        )
-    return [
-        *throw_away.words(docker, throw_away.name_of(docker, "client"), (), network=_network(docker)),
-        *("--rm", "--interactive", "--log-driver", "none", "--read-only", "--user", "65534:65534"),
-        *("--tmpfs", "/tmp:size=16m,mode=1777", "--env", "HOME=/tmp"),  # noqa: S108 - inside the container
-        *("--env", f"PGSERVICEFILE={_SERVICE}", "--env", "PGSERVICE=kit", "--env", f"PGPASSFILE={_PASSWORDS}"),
-        *("--entrypoint", "sh", wanted.image),
-    ]
+def _way(docker: Docker, wanted: External) -> client.Way:
+    secrets = _secrets(docker)
+    service = {
+        "host": wanted.host, "port": wanted.port, "user": wanted.user, "dbname": wanted.name,
+        "sslmode": wanted.sslmode,
+    }  # fmt: skip
+    authorities = str(secrets.get("root_certificate") or "")
+    return client.Way(wanted.image, _network(docker), service, str(secrets["password"]), authorities)
 
 
 def _network(docker: Docker) -> str:
@@ -131,29 +124,6 @@ def _network(docker: Docker) -> str:
     mine = [known[name] for name in config["services"][docker.stack.web].get("networks") or () if name in known]
     outer = [one for one in mine if not one.get("internal")] or mine
     return str(outer[0]["name"]) if outer else f"{docker.stack.project}_default"
-
-
-def _script(docker: Docker, wanted: External) -> str:
-    """What the container's shell is told: keep these files, then wait for our end."""
-    secrets = _secrets(docker)
-    service = {
-        "host": wanted.host, "port": wanted.port, "user": wanted.user, "dbname": wanted.name,
-        "sslmode": wanted.sslmode, "connect_timeout": CONNECT_SECONDS, "application_name": "kit backup",
-    }  # fmt: skip
-    authorities = str(secrets.get("root_certificate") or "")
-    if authorities:
-        service["sslrootcert"] = _AUTHORITIES
-    password = re.sub(r"([\\:])", r"\\\1", str(secrets["password"]))
-    files = {
-        _SERVICE: "\n".join(["[kit]", *(f"{name}={value}" for name, value in service.items())]),
-        _PASSWORDS: f"*:*:*:*:{password}",
-        _AUTHORITIES: authorities,
-    }
-    lines = ["umask 077", f"mkdir {_FOLDER}"]
-    for path, text in files.items():
-        end = uuid.uuid4().hex
-        lines += [f"cat >{path} <<'{end}'", text, end]
-    return "\n".join([*lines, f"echo {shlex.quote(_READY)}", "exec cat >/dev/null", ""])
 
 
 def _secrets(docker: Docker) -> dict[str, Any]:
@@ -167,9 +137,9 @@ def _secrets(docker: Docker) -> dict[str, Any]:
     return told
 
 
-def _demand_same_major(docker: Docker, wanted: External, client: Container) -> None:
+def _demand_same_major(docker: Docker, wanted: External, made: Container) -> None:
     """An older client refuses a newer server, and what a newer one dumps may not load into an older server."""
-    done = _ask(docker, client, wanted, wanted.name, "SHOW server_version")
+    done = _ask(docker, made, wanted, wanted.name, "SHOW server_version")
     if done.code:
         raise EngineError(
             "database",
@@ -178,7 +148,7 @@ def _demand_same_major(docker: Docker, wanted: External, client: Container) -> N
             f"compare release_bundle_database_* and the password in the vault of {docker.stack.env} with the server's",
         )
     server = done.out.strip()
-    brought = docker.execute(client, ["pg_dump", "--version"], limit=command.QUICK_SECONDS).out
+    brought = docker.execute(made, ["pg_dump", "--version"], limit=command.QUICK_SECONDS).out
     found = re.search(r"(\d+)[.\w]*", brought.replace("(PostgreSQL)", ""))
     major = server.partition(".")[0].partition(" ")[0]
     if found is None or found[1] != major:
@@ -191,15 +161,7 @@ def _demand_same_major(docker: Docker, wanted: External, client: Container) -> N
         )
 
 
-def _ask(docker: Docker, client: Container, wanted: External, name: str, question: str) -> command.Done:
+def _ask(docker: Docker, server: Container, wanted: External, name: str, question: str) -> command.Done:
     words = ["psql", "--no-psqlrc", "--no-password", "--tuples-only", "--no-align", f"--username={wanted.user}"]
     words += [f"--dbname={name}", f"--command={question}"]
-    return docker.execute(client, words, limit=CONNECT_SECONDS + command.QUICK_SECONDS)
-
-
-def _not_started(docker: Docker, said: str) -> EngineError:
-    return EngineError(
-        "docker",
-        f"The client for the external database did not start:\n{command.tail(said)}\nNothing was changed.",
-        docker.stack.make("deploy") + "    (makes the app's network and brings the image)",
-    )
+    return docker.execute(server, words, limit=client.CONNECT_SECONDS + command.QUICK_SECONDS)

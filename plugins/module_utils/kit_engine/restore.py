@@ -22,11 +22,12 @@ from kit_engine import (
     database,
     dump_feed,
     external,
+    jobs,
     media_away,
+    parallel,
     pending,
     recovery,
     restore_media,
-    streams,
     verbs,
     verification,
 )
@@ -141,7 +142,7 @@ def _restore(
     report.names = STEPS
     stack = docker.stack
     folder = stack.root / backup.FOLDER / found["id"]
-    dump = folder / verification.DUMP
+    dump = folder / dump_feed.name_of(found)
     with report.step("check"):
         external.demand_restorable(docker, server, wanted)
         restore_media.settle(docker, wanted)
@@ -166,7 +167,7 @@ def _restore(
                 # Whose server it is, his are its roles.
                 if stack.database:
                     verification.make_roles(server.id, wanted.user, folder)
-                _load(docker, server, wanted, new, dump, found, staged.demand_well)
+                _load(docker, report, server, wanted, new, dump, found, staged.demand_well)
                 loaded = verification.counted(docker, server.id, wanted.user, new)
                 verification.demand_rows(docker, found.get("rows") or {}, loaded, "The restored database")
             with report.step("media"):
@@ -251,12 +252,12 @@ def _demand_sound(docker: Docker, found: dict[str, Any], folder: Path) -> None:
 
 
 def _load(
-    docker: Docker, server: Container, wanted: Database, new: str, dump: Path, found: dict[str, Any],
+    docker: Docker, report: Report, server: Container, wanted: Database, new: str, dump: Path, found: dict[str, Any],
     look: Callable[[], None],
 ) -> None:  # fmt: skip
-    words = ["docker", "exec", "--interactive", server.id, "pg_restore", "--exit-on-error", "--single-transaction"]
-    words += ["--no-password", f"--username={wanted.user}", f"--dbname={new}"]
-    fed = dump_feed.into(docker, words, dump, found, streams.Progress(None, ""), look)
+    count = jobs.to_load(docker.stack.backup, int(found.get("database_bytes", found["bytes"])), found)
+    target = parallel.Target(server.id, external.way(docker, server, wanted), wanted.user, new)
+    fed = parallel.load(docker, report, target, dump, found, count, "restored", look=look)
     verification.demand_fed(docker, fed, "The backup cannot be restored")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Optional
 
@@ -21,7 +21,8 @@ ENGINE_SECRETS = (OFFSITE_SECRETS, EXTERNAL_SECRETS)
 # The service that stands before web.
 EDGE = "nginx"
 SCHEMA = 1
-_KEPT = ("daily", "weekly", "monthly", "releases")
+# Each is a connection, of which a server has a hundred for all.
+MOST_JOBS = 32
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ class Backups:
     Attributes:
         level: of verification: ``checksum``, ``read`` or ``restore``.
         restore_test_max_bytes: size of the database above which ``restore`` becomes ``read``.
+        jobs: processes that dump and load; 0: as many as pay (jobs.py).
         timeout_seconds: for each program that reads or writes one.
         keep_daily: of how many days the last scheduled one stays; ``keep_weekly`` and ``keep_monthly`` alike.
         keep_releases: how many of each other kind stay: before a release, before a restore, by hand.
@@ -180,6 +182,7 @@ class Backups:
 
     level: str = "restore"
     restore_test_max_bytes: int = 5 * 2**30
+    jobs: int = 0
     timeout_seconds: int = 86_400
     keep_daily: int = 7
     keep_weekly: int = 4
@@ -341,11 +344,7 @@ def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -
         compose_file=reader.text("compose_file"),
         services=services,
         app_services=app_services,
-        probe=Probe(
-            url=probe.text("url"),
-            host=probe.text("host"),
-            ready=probe.text("ready"),
-        ),
+        probe=Probe(url=probe.text("url"), host=probe.text("host"), ready=probe.text("ready")),
         manage=reader.texts("manage"),
         release_commands=reader.commands("release_commands"),
         ports=tuple(
@@ -403,11 +402,12 @@ def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -
 def _backups(reader: _Reader | None) -> Backups:
     if reader is None:
         return Backups()
-    numbers = ("restore_test_max_bytes", "timeout_seconds", "offsite_check_parts", *(f"keep_{name}" for name in _KEPT))
-    texts = ("level", "schedule", "drill_schedule", "ping_url", "offsite_repository")
+    names = {kind: [one.name for one in fields(Backups) if one.type == kind] for kind in ("int", "str")}
     # What is not given has its default.
-    told: dict[str, Any] = {name: reader.number(name) for name in numbers if reader.given(name)}
-    told.update({name: reader.text(name) for name in texts if reader.data.get(name)})
+    told: dict[str, Any] = {name: reader.number(name) for name in names["int"] if reader.given(name)}
+    told.update({name: reader.text(name) for name in names["str"] if reader.data.get(name)})
+    if told.get("jobs", 0) > MOST_JOBS:
+        raise reader.wrong("jobs", f"a whole number up to {MOST_JOBS}")
     told["local_copy"] = reader.data.get("local_copy", True)
     if told["local_copy"] is not True and not (told["local_copy"] is False and told.get("offsite_repository")):
         raise reader.wrong("local_copy", "true, or false where offsite_repository says where backups go")

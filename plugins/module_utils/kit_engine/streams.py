@@ -186,7 +186,9 @@ class Growing:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
+    """Bytes of a file, or of all files of a folder; 0 where there is none."""
+    if path.is_dir():
+        return sum(one.stat().st_size for one in path.iterdir())
     return path.stat().st_size if path.exists() else 0
 
 

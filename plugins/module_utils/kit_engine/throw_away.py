@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Optional
 
-from kit_engine import command, docker_socket, signals
+from kit_engine import command, docker_socket, jobs, signals
 from kit_engine.docker import Container, Docker, labelled
 from kit_engine.errors import EngineError
 from kit_engine.stack import Database
@@ -20,9 +20,8 @@ from kit_engine.stack import Database
 LABEL = "kit.throw_away"
 # On a server that was started ahead: what it was started as.
 KIND = "kit.throw_away_kind"
-# A restore works in one process and the server's; more would be taken from visitors. PostgreSQL's own needs for one
-# session stay far below the memory, the rest is cache.
-MEMORY, CPUS, PIDS = "1g", "1", "200"
+# PostgreSQL's own needs for a session stay below 100 MiB (maintenance_work_mem), the rest of the memory is cache.
+MEMORY, PIDS = "1g", "200"
 # Of a processor that others want as well: theirs are 1024 each.
 SHARES = "64"
 START_SECONDS = 120.0
@@ -38,7 +37,8 @@ _SOCKETS = "/tmp"  # noqa: S108 - inside the container
 _CARELESS = (
     *("fsync=off", "synchronous_commit=off", "full_page_writes=off", "wal_level=minimal", "max_wal_senders=0"),
     *("max_wal_size=64MB", "autovacuum=off", "max_parallel_maintenance_workers=0"),
-    *("listen_addresses=", f"unix_socket_directories={_SOCKETS}"),
+    # Its network is none; who shares that loads by it (parallel.py).
+    *("listen_addresses=127.0.0.1", f"unix_socket_directories={_SOCKETS}"),
 )
 # The image's entry point would start the server twice, the first time to set a password that nobody needs.
 _START = """
@@ -62,15 +62,21 @@ class Server:
         name: of its container.
         user: who may do all.
         database: the one in it.
+        image: that it runs.
+        jobs: by how many processes it is loaded.
 
     Args:
         docker: the stack's containers.
         user: who shall.
         starting: the client that starts it; None for one that was started ahead.
+        image: id of the image.
+        count: by how many processes it shall be loaded.
     """
 
-    def __init__(self, docker: Docker, user: str, starting: Optional[subprocess.Popen[bytes]]) -> None:
-        self.docker, self.user, self._starting = docker, user, starting
+    def __init__(
+        self, docker: Docker, user: str, starting: Optional[subprocess.Popen[bytes]], image: str, count: int
+    ) -> None:
+        self.docker, self.user, self._starting, self.image, self.jobs = docker, user, starting, image, count
         self.name, self.database = name_of(docker, "restore-test"), "postgres"
 
     def demand_ready(self) -> None:
@@ -108,7 +114,7 @@ class Server:
         )
 
 
-def words(docker: Docker, name: str, capabilities: Sequence[str], network: str = "none") -> list[str]:
+def words(docker: Docker, name: str, capabilities: Sequence[str], network: str = "none", cpus: int = 1) -> list[str]:
     """Give what begins ``docker run`` for such a container: limits, no log, no way to become more.
 
     Args:
@@ -116,10 +122,11 @@ def words(docker: Docker, name: str, capabilities: Sequence[str], network: str =
         name: that it gets.
         capabilities: those that it keeps.
         network: that it is in.
+        cpus: processors that it may use; what is more than the work needs would be taken from visitors.
     """
     return [
         *("docker", "run", "--name", name, "--label", f"{LABEL}={docker.stack.project}"),
-        *("--pull", "never", "--network", network, "--memory", MEMORY, "--cpus", CPUS, "--pids-limit", PIDS),
+        *("--pull", "never", "--network", network, "--memory", MEMORY, "--cpus", str(cpus), "--pids-limit", PIDS),
         *("--cpu-shares", SHARES),
         *("--security-opt", "no-new-privileges", "--cap-drop", "ALL"),
         *(word for one in capabilities for word in ("--cap-add", one)),
@@ -172,7 +179,7 @@ def remove_ahead(project: str) -> None:
 
 
 @contextmanager
-def server_like(docker: Docker, server: Container, wanted: Database, size: int) -> Iterator[Server]:
+def server_like(docker: Docker, server: Container, wanted: Database, size: int, count: int = 1) -> Iterator[Server]:
     """Run an empty PostgreSQL of the same image, with the same owner, until the block is left.
 
     Args:
@@ -180,6 +187,7 @@ def server_like(docker: Docker, server: Container, wanted: Database, size: int) 
         server: whose image.
         wanted: the database.
         size: bytes of the database; a small one has its data in memory.
+        count: by how many processes it will be loaded; it may use as many processors, where there are so many.
 
     Returns:
         The server, which may still be starting.
@@ -190,8 +198,9 @@ def server_like(docker: Docker, server: Container, wanted: Database, size: int) 
         if size > SMALL_BYTES or not _taken(docker, server, user):
             place = _IN_MEMORY if size <= SMALL_BYTES else ("--volume", _DATA)
             name = name_of(docker, "restore-test")
-            starting = left.enter_context(command.begin(_start(docker, name, server, user, place)))
-        made = Server(docker, user, starting)
+            cpus = min(count, jobs.engine_cpus()) if count > 1 else 1
+            starting = left.enter_context(command.begin(_start(docker, name, server, user, place, cpus=cpus)))
+        made = Server(docker, user, starting, server.image, count)
         try:
             yield made
         finally:
@@ -227,11 +236,13 @@ def _user(wanted: Database) -> str:
 
 
 def _start(
-    docker: Docker, name: str, server: Container, user: str, place: Sequence[str], further: Sequence[str] = ()
-) -> list[str]:
+    docker: Docker, name: str, server: Container, user: str, place: Sequence[str], further: Sequence[str] = (), *,
+    cpus: int = 1,
+) -> list[str]:  # fmt: skip
     """The words that start an empty PostgreSQL of the image of another."""
     return [
-        *words(docker, name, _CAPABILITIES), *further, "--detach", "--restart", "no", *place, "--user", "0:0",
+        *words(docker, name, _CAPABILITIES, cpus=cpus), *further, "--detach", "--restart", "no", *place,
+        *("--user", "0:0"),
         *("--env", f"PGDATA={_DATA}/data", "--env", f"PGHOST={_SOCKETS}", "--entrypoint", "sh", server.image),
         *("-c", _START, "sh", user, *(word for one in _CARELESS for word in ("-c", one))),
     ]  # fmt: skip

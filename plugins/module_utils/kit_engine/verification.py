@@ -9,15 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup_dump, backup_role, command, dump_feed, streams, throw_away
+from kit_engine import backup_dump, backup_role, client, command, dump_feed, parallel, streams, throw_away
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
 
 CHECKSUM, READ, RESTORE = LEVELS = ("checksum", "read", "restore")
-DUMP, ROLES, CONFIGURATION, MEDIA_LIST, MEDIA = (
-    "database.dump", "roles.sql", "configuration.tar", "media.jsonl", "media",
-)  # fmt: skip
+DUMP = dump_feed.FILE
+ROLES, CONFIGURATION, MEDIA_LIST, MEDIA = "roles.sql", "configuration.tar", "media.jsonl", "media"
 SEAL = "seal"
 # From this one on a manifest is sealed, and names every file.
 SEALED_SCHEMA = 2
@@ -124,14 +123,21 @@ def read(docker: Docker, report: Optional[Report], server: Container, folder: Pa
     Raises:
         EngineError: it cannot be read, or lacks a table.
     """
-    words = backup_dump.low(server, ["pg_restore", "--file=/dev/null"], reads=True)
-    fed = dump_feed.into(docker, words, folder / DUMP, told, streams.Progress(report, "read", int(told["bytes"])))
-    demand_fed(docker, fed, "The backup cannot be read back")
+    what, whole = "The backup cannot be read back", None
+    if dump_feed.name_of(told) == dump_feed.FOLDER:
+        fed, whole, listed = parallel.read(docker, server, folder / dump_feed.FOLDER)
+        demand_fed(docker, fed, what)
+    else:
+        words = backup_dump.low(server, ["pg_restore", "--file=/dev/null"], reads=True)
+        fed = dump_feed.into(docker, words, folder / DUMP, told, streams.Progress(report, "read", int(told["bytes"])))
+        demand_fed(docker, fed, what)
+        with fed.contents() as file:
+            listed = command.run(["docker", "exec", "--interactive", server.id, "pg_restore", "--list"], stdin=file)
     rows = told.get("rows") or {}
-    with fed.contents() as file:
-        listed = command.run(["docker", "exec", "--interactive", server.id, "pg_restore", "--list"], stdin=file)
     # One line a table, an empty one too.
     found = len(re.findall(r"^\d+; \d+ \d+ TABLE DATA ", listed.out, re.MULTILINE))
+    if whole is not None and whole < found:
+        raise _bad(docker, f"{what}: of {found} tables, {found - whole} end before their rows do.")
     if listed.code or found < len(rows):
         raise _bad(docker, f"The backup holds the rows of {found} tables, the database has {len(rows)}.")
 
@@ -153,11 +159,10 @@ def restore(
     """
     trial.demand_ready()
     make_roles(trial.name, trial.user, folder)
-    words = ["pg_restore", "--exit-on-error", "--single-transaction", "--no-tablespaces", "--no-password"]
-    words += [f"--username={trial.user}", f"--dbname={trial.database}"]
-    words = ["docker", "exec", "--interactive", trial.name, *words]
-    progress = streams.Progress(report, "restored for a test", int(told["bytes"]))
-    fed = dump_feed.into(docker, words, folder / DUMP, told, progress)
+    way = client.beside(trial.name, trial.image, trial.user)
+    target = parallel.Target(trial.name, way, trial.user, trial.database)
+    dump, what = folder / dump_feed.name_of(told), "restored for a test"
+    fed = parallel.load(docker, report, target, dump, told, trial.jobs, what, options=("--no-tablespaces",))
     demand_fed(docker, fed, "The backup does not restore")
     found = counted(docker, trial.name, trial.user, trial.database)
     demand_rows(docker, told.get("rows") or {}, found, "The restored backup")
