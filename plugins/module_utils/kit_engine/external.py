@@ -21,6 +21,11 @@ from kit_engine.stack import EXTERNAL_SECRETS, Database, External
 
 # A server that is there answers at once; one behind a firewall that drops packets never does.
 CONNECT_SECONDS = 10
+# And a connection that fell silent would be waited for until two hours have passed. One that is idle, as that which
+# holds the snapshot of a long dump, is dropped by many a firewall after some minutes.
+IDLE_SECONDS, PROBE_SECONDS, PROBES = 30, 10, 3
+# What psql ends with where it has no session.
+_NO_SESSION = 2
 _FOLDER = "/tmp/kit"  # noqa: S108 - in memory, inside the container
 _SERVICE, _PASSWORDS, _AUTHORITIES = f"{_FOLDER}/service", f"{_FOLDER}/passwords", f"{_FOLDER}/authorities.pem"
 _READY = "kit is ready"
@@ -41,7 +46,8 @@ def reached(docker: Docker, wanted: Database) -> Iterator[Container]:
 
     Raises:
         EngineError: the stack's own does not run; the external one cannot be reached, refuses the login, or is of
-            another major version than the client.
+            another major version than the client. What fails in the block is told with the server's silence, where
+            it has become silent.
     """
     if not isinstance(wanted, External) or wanted.service in docker.lent:
         yield docker.running(wanted.service)
@@ -60,7 +66,11 @@ def reached(docker: Docker, wanted: Database) -> Iterator[Container]:
             client = container_of(json.loads(done.out)[0])
             _demand_same_major(docker, wanted, client)
             docker.lent[wanted.service] = client
-            yield client
+            try:
+                yield client
+            except EngineError as error:
+                _demand_answering(docker, client, wanted, error)
+                raise
         finally:
             docker.lent.pop(wanted.service, None)
             command.run(["docker", "rm", "--force", throw_away.name_of(docker, "client")])
@@ -139,6 +149,9 @@ def _script(docker: Docker, wanted: External) -> str:
     service = {
         "host": wanted.host, "port": wanted.port, "user": wanted.user, "dbname": wanted.name,
         "sslmode": wanted.sslmode, "connect_timeout": CONNECT_SECONDS, "application_name": "kit backup",
+        "keepalives_idle": IDLE_SECONDS, "keepalives_interval": PROBE_SECONDS, "keepalives_count": PROBES,
+        # Milliseconds; the same for what was sent, such as the rows of a restore.
+        "tcp_user_timeout": (IDLE_SECONDS + PROBE_SECONDS * PROBES) * 1000,
     }  # fmt: skip
     authorities = str(secrets.get("root_certificate") or "")
     if authorities:
@@ -189,6 +202,22 @@ def _demand_same_major(docker: Docker, wanted: External, client: Container) -> N
             "Nothing was changed.",
             f"name an image of PostgreSQL {major} (base_images_tags in inventories/{docker.stack.env})",
         )
+
+
+def _demand_answering(docker: Docker, client: Container, wanted: External, error: EngineError) -> None:
+    """Say of what failed that the server has become silent: a program that waited for it could only be stopped."""
+    try:
+        done = _ask(docker, client, wanted, wanted.name, "SELECT 1")
+        silent, said = done.code == _NO_SESSION, command.tail(done.err)
+    except EngineError as late:
+        silent, said = True, late.problem
+    if silent:
+        raise EngineError(
+            error.code,
+            f"{error.problem}\n{wanted.place} gives user {wanted.user} no session of database {wanted.name} any more:\n"
+            f"{said}",
+            f"see that {wanted.host} and the way there work, then repeat the command",
+        ) from error
 
 
 def _ask(docker: Docker, client: Container, wanted: External, name: str, question: str) -> command.Done:
