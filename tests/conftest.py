@@ -44,6 +44,7 @@ STORIES = (
         "integration/test_backup_offsite.py",
         "integration/test_backup_external.py",
         "integration/test_external_faults.py",
+        "integration/test_external_tls.py",
     ),
     ("integration/test_backup_stream.py",),
 )
