@@ -39,6 +39,7 @@ def host(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
 
 def two_states(host: HostReleases, server: Server, rows: int) -> str:
     """Have a backup of so many rows and media files that say so, and be at three of them; gives the backup's id."""
+    server.drop_kept()
     server.fill(rows)
     media_file(host, "rows.txt", str(rows))
     given = backed_up(host, "--level", "checksum")
