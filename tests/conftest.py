@@ -40,7 +40,12 @@ STORIES = (
     ("roles/test_molecule.py::test_role_on_this_machine", "integration/test_base_images.py"),
     ("integration/test_app_image.py", "integration/test_image_transfer.py"),
     ("e2e/test_offsite.py",),
-    ("integration/test_backup_offsite.py", "integration/test_backup_external.py"),
+    (
+        "integration/test_backup_offsite.py",
+        "integration/test_backup_external.py",
+        "integration/test_external_faults.py",
+        "integration/test_external_tls.py",
+    ),
     ("integration/test_backup_stream.py", "integration/test_backup_parallel.py"),
 )
 HERE = Path(__file__).parent

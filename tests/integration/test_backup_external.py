@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import external, host_releases
-from support.backups import folder_of, manifest_of, names, throw_aways
+from support import external
+from support.backups import backed_up, folder_of, manifest_of, media, media_file, names, throw_aways, until
 from support.engine import base_image
 from support.engine_stack import docker
-from support.external import Server
-from support.host_releases import SECRETS, HostReleases, Told
+from support.external import PASSWORD, Server, demand_refused, described
+from support.host_releases import HostReleases
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
-
-PASSWORD = SECRETS["PGPASSWORD"]
 
 
 @pytest.fixture(scope="module")
@@ -36,45 +34,8 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def host(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostReleases]:
     """A deploy root with one release that uses the server."""
-    made = host_releases.make(tmp_path_factory.mktemp("external"))
-    made.variables = server.variables
-    try:
-        told = made.deploy(made.version("one", settings=external.SETTINGS, further_variables=external.VARIABLES))
-        assert told.code == 0, told.err
+    with external.released(server, tmp_path_factory.mktemp("external")) as made:
         yield made
-    finally:
-        made.remove()
-
-
-@contextmanager
-def described(host: HostReleases, part: str = "external", **changed: Any) -> Iterator[None]:
-    """Have the release describe its database, or another part, otherwise for a while."""
-    path = (host.root / "current").resolve() / "stack.json"
-    before = path.read_text()
-    told = json.loads(before)
-    told[part].update(changed)
-    path.write_text(json.dumps(told))
-    try:
-        yield
-    finally:
-        path.write_text(before)
-
-
-def backed_up(host: HostReleases, *words: str) -> str:
-    """Back up; gives the backup's id."""
-    told = host.engine("backup", "--json", *words)
-    assert told.code == 0, told.err
-    return str(told.json["backup"]["id"])
-
-
-def demand_refused(host: HostReleases, told: Told, before: set[str], *said: str) -> None:
-    """It ended with an error that says so, and left nothing but the backups of before."""
-    assert told.code != 0
-    assert not [one for one in said if one not in told.err], told.err
-    assert "Next:" in told.err or "remedy" in told.out, told.err
-    assert names(host) == before
-    assert throw_aways(host) == []
-    assert PASSWORD not in told.out + told.err
 
 
 class Watch:
@@ -153,7 +114,34 @@ def test_rows_come_back_and_those_of_before_stay(host: HostReleases, server: Ser
     assert server.sql("SELECT count(*) FROM kit_rows", database=kept) == "7"
     assert manifest_of(host, told.json["safety"])["rows"]["public.kit_rows"] == 7
     assert server.databases().split() == ["postgres", "site", kept, "template0", "template1"]
-    server.sql(f'DROP DATABASE "{kept}"', database="postgres")
+    server.drop_kept()
+    assert throw_aways(host) == []
+
+
+def test_media_files_come_back_with_the_rows(host: HostReleases, server: Server) -> None:
+    server.fill(1000)
+    media_file(host, "pictures/kept.txt", "kept")
+    media_file(host, "pictures/changed.txt", "as it was")
+    owner = media(host, "stat", "-c", "%u:%g %a", "pictures", "pictures/kept.txt")
+    given = backed_up(host)
+    manifest = manifest_of(host, given)
+    assert (manifest["level"], manifest["media"]["files"]) == ("restore", 2)
+    assert host.engine("verify-backup", "--json", given, "--level", "restore").code == 0
+    server.fill(7)
+    media_file(host, "pictures/changed.txt", "changed")
+    media_file(host, "later.txt", "later")
+    media(host, "rm", "pictures/kept.txt")
+    told = host.engine("restore", "--json", given, "--confirm", "prod")
+    assert told.code == 0, told.err
+    assert told.json["media"]
+    assert host.ask("/rows") == "1000"
+    assert set(media(host, "find", ".", "-type", "f").split()) == {"./pictures/kept.txt", "./pictures/changed.txt"}
+    assert media(host, "cat", "pictures/changed.txt") == "as it was"
+    assert media(host, "stat", "-c", "%u:%g %a", "pictures", "pictures/kept.txt") == owner
+    # What was there lies in the backup that was made of it.
+    assert host.engine("restore", "--json", told.json["safety"], "--confirm", "prod").code == 0
+    assert (host.ask("/rows"), media(host, "cat", "later.txt")) == ("7", "later")
+    server.drop_kept()
     assert throw_aways(host) == []
 
 
@@ -287,17 +275,13 @@ def test_of_an_engine_that_was_killed_no_client_stays(host: HostReleases, server
     )  # fmt: skip
     try:
         with host.started("backup", "--json", "--level", "checksum") as running:
-            end = time.monotonic() + 60
-            while not [one for one in names(host) - before if (folder_of(host, one) / "database.dump").exists()]:
-                assert time.monotonic() < end
-                assert running.poll() is None
-                time.sleep(0.02)
+            until(
+                lambda: [one for one in names(host) - before if (folder_of(host, one) / "database.dump").exists()],
+                running,
+            )
             os.kill(running.pid, signal.SIGKILL)
             running.wait()
-        end = time.monotonic() + 20
-        while throw_aways(host):
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        until(lambda: not throw_aways(host))
         given = backed_up(host)
         assert names(host) == {*before, given}
     finally:

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,7 +14,18 @@ from kit_engine import verification
 from kit_engine.backup import FOLDER, MANIFEST
 from kit_engine.verification import DUMP
 from support import host_releases
-from support.backups import databases, folder_of, limits, manifest_of, media, media_file, names, reseal, throw_aways
+from support.backups import (
+    databases,
+    folder_of,
+    limits,
+    manifest_of,
+    media,
+    media_file,
+    names,
+    reseal,
+    throw_aways,
+    until_step,
+)
 from support.engine_stack import docker
 from support.host_releases import HostReleases
 from support.traffic import OK
@@ -125,15 +135,6 @@ def test_a_dump_that_is_killed_leaves_no_backup_and_stops_the_release(host: Host
     assert {path.name for path in (host.root / FOLDER).glob("*")} == before
     assert host.current == release
     assert host.ask("/rows") == "400000"
-
-
-def until_step(running: subprocess.Popen[bytes], step: str) -> None:
-    """Wait until a restore says that a step begins."""
-    said = b""
-    while f"] {step}".encode() not in said:
-        part = running.stderr.read1(1)  # type: ignore[union-attr]  # it is a pipe
-        assert part, said
-        said += part
 
 
 @pytest.mark.parametrize("victim", ["writer", "engine"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,24 @@ def throw_aways(host: HostReleases, *filters: str) -> list[str]:
 def names(host: HostReleases) -> set[str]:
     """All that lies in the folder of backups, finished or not."""
     return {path.name for path in (host.root / FOLDER).glob("*")}
+
+
+def until_step(running: subprocess.Popen[bytes], step: str) -> None:
+    """Wait until a restore says that a step begins."""
+    said = b""
+    while f"] {step}".encode() not in said:
+        part = running.stderr.read1(1)  # type: ignore[union-attr]  # it is a pipe
+        assert part, said
+        said += part
+
+
+def until(seen: Callable[[], object], running: subprocess.Popen[bytes] | None = None) -> None:
+    """Wait until something is seen, while a program runs."""
+    end = time.monotonic() + 60
+    while not seen():
+        assert time.monotonic() < end
+        assert running is None or running.poll() is None, running.communicate()
+        time.sleep(0.02)
 
 
 @contextmanager

@@ -21,6 +21,9 @@ from kit_engine.errors import EngineError
 
 # A server that is there answers at once; one behind a firewall that drops packets never does.
 CONNECT_SECONDS = 10
+# And a connection that fell silent would be waited for until two hours have passed. One that is idle, as that which
+# holds the snapshot of a long dump, is dropped by many a firewall after some minutes.
+IDLE_SECONDS, PROBE_SECONDS, PROBES = 30, 10, 3
 # Who is nobody inside.
 NOBODY = "65534:65534"
 _FOLDER = "/tmp/kit"  # noqa: S108 - in memory, inside the container
@@ -109,7 +112,12 @@ def _words(docker: Docker, name: str, way: Way, user: str, cpus: int, further: S
 
 def _script(way: Way) -> str:
     """What the container's shell is told: keep these files, then wait for our end."""
-    service = {**way.service, "connect_timeout": CONNECT_SECONDS, "application_name": backup_role.APPLICATION}
+    service = {
+        **way.service, "connect_timeout": CONNECT_SECONDS, "application_name": backup_role.APPLICATION,
+        "keepalives_idle": IDLE_SECONDS, "keepalives_interval": PROBE_SECONDS, "keepalives_count": PROBES,
+        # Milliseconds; the same for what was sent, such as the rows of a restore.
+        "tcp_user_timeout": (IDLE_SECONDS + PROBE_SECONDS * PROBES) * 1000,
+    }  # fmt: skip
     if way.authorities:
         service["sslrootcert"] = _AUTHORITIES
     password = re.sub(r"([\\:])", r"\\\1", way.password)

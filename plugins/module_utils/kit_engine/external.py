@@ -13,6 +13,9 @@ from kit_engine.docker import Container, Docker, image_id
 from kit_engine.errors import EngineError
 from kit_engine.stack import EXTERNAL_SECRETS, Database, External
 
+# What psql ends with where it has no session.
+_NO_SESSION = 2
+
 
 @contextmanager
 def reached(docker: Docker, wanted: Database) -> Iterator[Container]:
@@ -27,7 +30,8 @@ def reached(docker: Docker, wanted: Database) -> Iterator[Container]:
 
     Raises:
         EngineError: the stack's own does not run; the external one cannot be reached, refuses the login, or is of
-            another major version than the client.
+            another major version than the client. What fails in the block is told with the server's silence, where
+            it has become silent.
     """
     if not isinstance(wanted, External) or wanted.service in docker.lent:
         yield docker.running(wanted.service)
@@ -44,6 +48,9 @@ def reached(docker: Docker, wanted: Database) -> Iterator[Container]:
         docker.lent[wanted.service] = made
         try:
             yield made
+        except EngineError as error:
+            _demand_answering(docker, made, wanted, error)
+            raise
         finally:
             docker.lent.pop(wanted.service, None)
 
@@ -159,6 +166,22 @@ def _demand_same_major(docker: Docker, wanted: External, made: Container) -> Non
             "Nothing was changed.",
             f"name an image of PostgreSQL {major} (base_images_tags in inventories/{docker.stack.env})",
         )
+
+
+def _demand_answering(docker: Docker, made: Container, wanted: External, error: EngineError) -> None:
+    """Say of what failed that the server has become silent: a program that waited for it could only be stopped."""
+    try:
+        done = _ask(docker, made, wanted, wanted.name, "SELECT 1")
+        silent, said = done.code == _NO_SESSION, command.tail(done.err)
+    except EngineError as late:
+        silent, said = True, late.problem
+    if silent:
+        raise EngineError(
+            error.code,
+            f"{error.problem}\n{wanted.place} gives user {wanted.user} no session of database {wanted.name} any more:\n"
+            f"{said}",
+            f"see that {wanted.host} and the way there work, then repeat the command",
+        ) from error
 
 
 def _ask(docker: Docker, server: Container, wanted: External, name: str, question: str) -> command.Done:

@@ -9,6 +9,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -178,14 +179,19 @@ def _restore(
             _swap(docker, server, wanted, new, kept)
             restore_media.settle(docker, wanted)
     except BaseException:
-        command.run(_psql(server, wanted, "postgres", f'DROP DATABASE IF EXISTS "{new}" WITH (FORCE)'))
+        # What cannot be dropped now, the next restore drops.
+        with suppress(EngineError):
+            _sql(docker, server, wanted, "postgres", f'DROP DATABASE IF EXISTS "{new}" WITH (FORCE)')
         try:
             restore_media.settle(docker, wanted)
         finally:
-            _go_on(docker, report)
+            recovery.serve(docker, report.apart("restore"))
+        # Media files that could not be settled are the next run's, which sees by this note that there are any.
+        pending.end(stack.root)
         raise
     with report.step("ready"):
-        _go_on(docker, report)
+        recovery.serve(docker, report.apart("restore"))
+        pending.end(stack.root)
         after = database.migrations(docker)
     lacking = [name for name in before if name not in after]
     told = {"kept_as": kept, "safety": safety.id, "lacking": lacking, "media": media}
@@ -279,13 +285,6 @@ def _swap(docker: Docker, server: Container, wanted: Database, new: str, kept: s
     gone = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ('{wanted.name}', '{new}')"  # noqa: S608
     renames = f'ALTER DATABASE "{wanted.name}" RENAME TO "{kept}"; ALTER DATABASE "{new}" RENAME TO "{wanted.name}"'
     _sql(docker, server, wanted, "postgres", gone, f"BEGIN; {renames}; COMMIT")
-
-
-def _go_on(docker: Docker, report: Report) -> None:
-    """Have the app serve again, whatever database bears the name now."""
-    apart = report.apart("restore")
-    recovery.serve(docker, apart)
-    pending.end(docker.stack.root)
 
 
 def _sql(docker: Docker, server: Container, wanted: Database, name: str, *statements: str) -> None:

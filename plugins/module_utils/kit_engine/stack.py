@@ -129,7 +129,7 @@ class AppFiles:
 
 @dataclass(frozen=True)
 class Edge:
-    """nginx before web.
+    """nginx before web; a release of before nginx reached web by sockets has the defaults.
 
     Attributes:
         domains: the site's host names.
@@ -140,8 +140,8 @@ class Edge:
 
     domains: tuple[str, ...]
     uid: int
-    replicas: int
-    drain_timeout_seconds: int
+    replicas: int = 1
+    drain_timeout_seconds: int = 30
 
 
 @dataclass(frozen=True)
@@ -383,8 +383,7 @@ def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -
         else Edge(
             domains=edge.texts("domains"),
             uid=edge.number("uid"),
-            replicas=edge.number("replicas"),
-            drain_timeout_seconds=edge.number("drain_timeout_seconds"),
+            **{name: edge.number(name) for name in ("replicas", "drain_timeout_seconds") if edge.given(name)},
         ),
         workers_stop_first=bool(data.get("workers_stop_first")),
         hooks=_hooks(reader.maybe("hooks")),
