@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,19 @@ def test_composes_own_program_is_called_and_told_as_people_type_it(
     told.append(compose("up", "--detach"))
     assert [words[: words.index("--project-name")] for words in told] == [["docker", "compose"], [str(program)]]
     assert [command.readable(words) for words in told] == ["docker compose up --detach"] * 2
+
+
+def test_two_threads_that_ask_at_once_have_compose_read_its_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    found = Docker(stack.read(data, tmp_path, tmp_path / "releases/two"))
+    program, count = tmp_path / "cli-plugins/docker-compose", tmp_path / "count"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho read >> {count}\nsleep 0.5\necho '{{\"services\": {{}}}}'\n")
+    program.chmod(0o755)
+    with ThreadPoolExecutor(2) as threads:
+        told = list(threads.map(lambda _: found.configuration, range(2)))
+    assert told == [{"services": {}}] * 2
+    assert count.read_text() == "read\n"
