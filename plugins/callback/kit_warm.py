@@ -19,7 +19,7 @@ from ansible.template import Templar
 from kit_control import app_image, engine_call, hooks, inventory_checks, locked_vault, rendering, site_names, smoke  # noqa: F401
 from kit_control.environment import environment_name
 
-# Of playbooks/group_vars/all/kit.yml and two roles: what stays the same for a host from here on, each before what is made of it.
+# Of playbooks/group_vars/all/kit.yml and two roles: what stays the same for a host, each before what is made of it.
 WIRING = (
     *("kit_root", "kit_env", "kit_build_root", "kit_version", "kit_working_manifest_path", "kit_manifest_path"),
     *("kit_manifest", "kit_deploy_root", "kit_env_folder", "kit_in_place", "kit_bundle_folder", "kit_image_delivery"),

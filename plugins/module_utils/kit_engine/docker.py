@@ -6,10 +6,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Optional
 from urllib.parse import quote
 
 from kit_engine import command, docker_socket
@@ -90,6 +89,7 @@ class Docker:
         # What stands in for a service of somebody else, by the name that it has here.
         self.lent: dict[str, Container] = {}
         self._reading = Lock()
+        self._configuration: Optional[dict[str, Any]] = None
         # The user's own COMPOSE_* (file, project, profiles) must not bend what is started here.
         self.env = {name: "" for name in os.environ if name.startswith("COMPOSE_")}
         self.env.update({"KIT_BUNDLE": str(stack.bundle), "KIT_RELEASE": stack.release, "COMPOSE_ANSI": "never"})
@@ -256,15 +256,12 @@ class Docker:
         Raises:
             EngineError: Compose cannot read the file.
         """
-        # One that is asked by two threads at once reads it once.
+        # One that is asked by two threads at once reads it once; cached_property has no lock since Python 3.12.
         with self._reading:
+            if self._configuration is None:
+                done = self.compose("config", "--format", "json", code="compose_file", remedy=self.stack.make("render"))
+                self._configuration = json.loads(done.out)
             return self._configuration
-
-    @cached_property
-    def _configuration(self) -> dict[str, Any]:
-        done = self.compose("config", "--format", "json", code="compose_file", remedy=self.stack.make("render"))
-        value: dict[str, Any] = json.loads(done.out)
-        return value
 
     def web_settings(self) -> tuple[str, Mapping[str, Any]]:
         """Give web's image and its environment, which may hold secrets.
