@@ -41,6 +41,8 @@ def test_how_many_processes(wanted: int, size: int, cpus: int, count: int) -> No
 def test_a_dump_off_site_is_loaded_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "engine_cpus", lambda: 8)
     assert jobs.to_load(stack.Backups(), GIB, {}) == 4
+    # The server builds the indexes: it may have fewer processors than its machine.
+    assert [jobs.to_load(stack.Backups(), GIB, {}, cpus) for cpus in (2.0, 6.5, 64.0)] == [1, 3, 4]
     assert jobs.to_load(stack.Backups(jobs=3), 1, {}) == 3
     assert jobs.to_load(stack.Backups(jobs=3), GIB, {"dump_snapshot": "abc"}) == 1
 
@@ -70,7 +72,7 @@ def test_releases_from_before_let_the_kit_decide(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, str], tuple[list[str], str]]:
+def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[list[str], str]]:
     """Load a dump of ten bytes by so many processes; gives the words of what did it, and what was said."""
     dump = tmp_path / "database.dump"
     dump.write_bytes(b"0123456789")
@@ -89,8 +91,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, st
         ran.append(words)
         return 0, ""
 
-    def run(count: int, problem: str) -> tuple[list[str], str]:
-        monkeypatch.setattr(command, "run", lambda _words, **_more: command.Done(int(bool(problem)), "", problem))
+    def run(count: int, problem: str, free: int = 50) -> tuple[list[str], str]:
+        done = command.Done(int(bool(problem)), f"0|{free}\n", problem)
+        monkeypatch.setattr(command, "run", lambda _words, **_more: done)
         docker = Docker(stack.read(json.loads(GOLDEN.read_text()), tmp_path, tmp_path))
         told = {"bytes": 10, "database_bytes": 100}
         fed = parallel.load(docker, Said("restore", False), TARGET, dump, told, count, "restored")
@@ -104,7 +107,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, st
 
 
 def test_several_stop_at_the_first_error_and_read_the_file_itself(
-    loaded: Callable[[int, str], tuple[list[str], str]],
+    loaded: Callable[..., tuple[list[str], str]],
 ) -> None:
     words, said = loaded(3, "")
     assert words[:3] == ["docker", "exec", "made"]
@@ -113,11 +116,62 @@ def test_several_stop_at_the_first_error_and_read_the_file_itself(
     # It excludes them.
     assert "--single-transaction" not in words
     assert said == ""
+    # Indexes of as many as may be take no more of the server's memory together.
+    found = [next(word for word in loaded(count, "")[0] if word.startswith("PGOPTIONS=")) for count in (2, 4, 32)]
+    assert [one.rpartition("=")[2] for one in found] == ["65536kB", "65536kB", "8192kB"]
+
+
+def test_a_server_without_connections_to_spare_is_loaded_by_one(
+    loaded: Callable[..., tuple[list[str], str]],
+) -> None:
+    assert "--jobs=3" in loaded(3, "", free=7)[0]
+    words, said = loaded(3, "", free=6)
+    assert "--single-transaction" in words
+    assert said == "    loaded by one process instead of 3: the server has 6 connections left"
+
+
+def test_a_server_that_is_slow_to_say_how_far_it_is_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(_words: list[str], **_more: Any) -> command.Done:
+        raise EngineError("timeout", "It was given 5 s.", "wait")
+
+    monkeypatch.setattr(command, "run", late)
+    monkeypatch.setattr(streams, "PROGRESS_SECONDS", 0)
+    parallel._Growing(TARGET, streams.Progress(Report("restore", False), "restored"), lambda: None).look()
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "error"),
+    [
+        (1, "FATAL:  sorry, too many clients already", parallel.TakenError),
+        (1, "ERROR:  could not obtain lock on relation", parallel.TakenError),
+        (1, "ERROR:  permission denied", EngineError),
+        # Nothing was written where we look: whatever it says, this is no dump.
+        (0, "", EngineError),
+    ],
+)
+def test_what_several_could_not_dump(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, said: str, error: type[EngineError]
+) -> None:
+    @contextmanager
+    def opened(_docker: Docker, _purpose: str, _way: client.Way, **_more: Any) -> Iterator[Container]:
+        yield MADE
+
+    monkeypatch.setattr(client, "opened", opened)
+    monkeypatch.setattr(command, "run", lambda _words, **_more: command.Done(0, "0|50", ""))
+    monkeypatch.setattr(streams, "moved", lambda _words, **_more: (code, said))
+    docker = Docker(stack.read(json.loads(GOLDEN.read_text()), tmp_path, tmp_path))
+    wanted = Database("db", "volume", "image", "site", "owner")
+    moment, client_of = backup_dump.Snapshot("0000-1", "16.10", {}), backup_dump.Client("16.10", "zstd:3")
+    (tmp_path / dump_feed.FOLDER).mkdir()
+    source = parallel.Source(MADE, wanted, moment, client_of)
+    with pytest.raises(EngineError) as raised:
+        parallel.dump(docker, Report("backup", False), source, tmp_path, 2, streams.Progress(None, ""), lambda: None)
+    assert type(raised.value) is error
 
 
 @pytest.mark.parametrize(("count", "problem"), [(1, ""), (3, "psql: no pg_hba.conf entry")])
 def test_one_loads_all_or_nothing_from_its_input(
-    loaded: Callable[[int, str], tuple[list[str], str]], count: int, problem: str
+    loaded: Callable[..., tuple[list[str], str]], count: int, problem: str
 ) -> None:
     words, said = loaded(count, problem)
     assert words[:4] == ["docker", "exec", "--interactive", "server"]

@@ -29,6 +29,7 @@ NOBODY = "65534:65534"
 _FOLDER = "/tmp/kit"  # noqa: S108 - in memory, inside the container
 _SERVICE, _PASSWORDS, _AUTHORITIES = f"{_FOLDER}/service", f"{_FOLDER}/passwords", f"{_FOLDER}/authorities.pem"
 _READY = "kit is ready"
+_SHARED = "container:"
 # Longer than the longest of all that is done by one: a backup is dumped, read, and restored.
 _TIMES = 4
 
@@ -51,6 +52,11 @@ class Way:
     password: str = ""
     authorities: str = ""
 
+    @property
+    def is_beside(self) -> bool:
+        """Whether the server is a container of this host, whose network the client shares."""
+        return self.network.startswith(_SHARED)
+
 
 def beside(container: str, image: str, user: str, password: str = "") -> Way:
     """Give the way to a server in a container of this host: by its own loopback, where it has no network but that.
@@ -62,7 +68,7 @@ def beside(container: str, image: str, user: str, password: str = "") -> Way:
         password: of the role, if the server asks for one.
     """
     service = {"host": "127.0.0.1", "port": 5432, "user": user}
-    return Way(image, f"container:{container}", service, password)
+    return Way(image, f"{_SHARED}{container}", service, password)
 
 
 @contextmanager
@@ -96,7 +102,7 @@ def opened(
             done = command.demand(["docker", "inspect", name], code="docker", remedy="docker info")
             yield container_of(json.loads(done.out)[0])
         finally:
-            command.run(["docker", "rm", "--force", name])
+            command.run(["docker", "rm", "--force", "--volumes", name])
 
 
 def _words(docker: Docker, name: str, way: Way, user: str, cpus: int, further: Sequence[str]) -> list[str]:
@@ -114,9 +120,8 @@ def _script(way: Way) -> str:
     """What the container's shell is told: keep these files, then wait for our end."""
     service = {
         **way.service, "connect_timeout": CONNECT_SECONDS, "application_name": backup_role.APPLICATION,
+        # Without tcp_user_timeout, which also ends a connection whose server is alive and takes nothing for a while.
         "keepalives_idle": IDLE_SECONDS, "keepalives_interval": PROBE_SECONDS, "keepalives_count": PROBES,
-        # Milliseconds; the same for what was sent, such as the rows of a restore.
-        "tcp_user_timeout": (IDLE_SECONDS + PROBE_SECONDS * PROBES) * 1000,
     }  # fmt: skip
     if way.authorities:
         service["sslrootcert"] = _AUTHORITIES

@@ -39,6 +39,7 @@ class Container:
         ports: the host's ports that it publishes, or would if it ran.
         pid: number of its first process on the engine's machine; 0 where none runs.
         release: id of the release whose web it serves; empty for others, and where there are no releases.
+        cpus: processors that it may use; 0 for all.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Container:
     ports: tuple[int, ...] = ()
     pid: int = 0
     release: str = ""
+    cpus: float = 0.0
 
     @property
     def running(self) -> bool:
@@ -352,6 +354,7 @@ def container_of(item: Mapping[str, Any]) -> Container:
         health_command=_health_command(config),
         ports=tuple(int(bound["HostPort"] or 0) for bindings in ports.values() for bound in bindings or ()),
         pid=int(state.get("Pid", 0)),
+        cpus=int(item["HostConfig"].get("NanoCpus") or 0) / 1e9,
         release=next((one.partition("=")[2] for one in config.get("Env") or () if one.startswith(_RELEASE)), ""),
     )
 

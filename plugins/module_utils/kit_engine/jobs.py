@@ -13,7 +13,7 @@ from kit_engine.stack import Backups
 SMALL_BYTES = 256 * 2**20
 # Few databases have more tables of size, and each process is a connection that the app might want.
 MOST = 4
-# The site serves meanwhile, and the server works for it and for us alike: it keeps the other half.
+# The site serves meanwhile, and keeps the other half. Of a dump nearly all the work is the client's: it compresses.
 _HALF = 2
 
 
@@ -33,15 +33,17 @@ def chosen(wanted: int, size: int, cpus: int) -> int:
     return 1 if size < SMALL_BYTES else max(1, min(MOST, cpus // _HALF))
 
 
-def to_load(backup: Backups, size: int, told: Mapping[str, Any]) -> int:
+def to_load(backup: Backups, size: int, told: Mapping[str, Any], cpus: float = 0) -> int:
     """Decide by how many a backup is loaded.
 
     Args:
         backup: how backups are made.
         size: bytes of the database.
         told: the backup's manifest; what lies off-site only comes through a pipe, which only one can read.
+        cpus: processors that the server may use, where it has fewer than its machine: it builds the indexes.
     """
-    return 1 if told.get(dump_feed.SNAPSHOT) else chosen(backup.jobs, size, engine_cpus())
+    has = engine_cpus()
+    return 1 if told.get(dump_feed.SNAPSHOT) else chosen(backup.jobs, size, int(min(has, cpus or has)))
 
 
 def engine_cpus() -> int:

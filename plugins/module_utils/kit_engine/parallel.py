@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -37,8 +37,16 @@ from kit_engine.report import Report
 from kit_engine.stack import Database
 
 _MOUNTED = "/backup"
+# What pg_dump writes last into a folder: all that is in it.
+_CONTENTS = "toc.dat"
 # What pg_dump says where somebody waits for a table: his turn is before that of a further process of ours.
 _TABLE_TAKEN = "could not obtain lock on relation"
+# And what the server says when others have all its connections, or all that our role may have.
+_CONNECTIONS_TAKEN = ("too many clients already", "remaining connection slots", "too many connections for")
+# So that the indexes which several build at once fit into what a server's container may use.
+_INDEX_BYTES, _MOST_INDEX_BYTES = 256 * 2**20, 64 * 2**20
+# How far a load is, is not worth waiting for.
+_ASK_SECONDS = 5.0
 # Each is a file in a folder, and a line in the manifest.
 _MOST_LARGE = 10_000
 # Counts the lines that end a table's rows; ends as pg_restore does, which is the first of the two.
@@ -47,13 +55,24 @@ exec 3>&1
 code=$({ { pg_restore --file=- "$1"; echo $? >&4; } | grep -Fxc '\.' >&3; } 4>&1)
 exit "$code"
 """
-_LARGE = "SELECT count(*) FROM pg_largeobject_metadata"
+# How many large objects there are, and how many more may connect.
+_FACTS = (
+    "SELECT (SELECT count(*) FROM pg_largeobject_metadata), current_setting('max_connections')::int"
+    " - current_setting('superuser_reserved_connections')::int"
+    " - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')"
+)
+# Besides its processes, what leads them, counts, and asks how far they are.
+_FURTHER_CONNECTIONS = 4
 _NOT_THERE = 77
 _ASK = f'test "$1" "$2" || exit {_NOT_THERE}; [ -z "$3" ] || exec psql -XqAtw --dbname="$3" --command="$4"'
 
 
 class TakenError(EngineError):
-    """Somebody waits to have a table for himself, as by TRUNCATE: only who had every table before him dumps it now."""
+    """Others have what several need: one process could do it.
+
+    Somebody waits to have a table for himself, as by TRUNCATE, and only who had every table before him dumps it now; or
+    the server has no connection left.
+    """
 
 
 @dataclass(frozen=True)
@@ -142,20 +161,22 @@ def _dump_folder(
         try:
             way = external.way(docker, source.server, wanted)
             made = left.enter_context(_beside(docker, "dumper", way, new, count, writes=True))
+            large, why = _asked(made, new, "-w", _MOUNTED, wanted.name, count)
         except EngineError as error:
             return {}, error.problem
-        large, why = _asked(made, new, "-w", _MOUNTED, wanted.name)
-        if not why and int(large) > _MOST_LARGE:
+        if large > _MOST_LARGE:
             why = f"it has {large} large objects, and each would be a file"
         if why:
             return {}, why
         private = ["sh", "-c", 'umask 077; exec "$@"', "sh", *words]
         limit = docker.stack.backup.timeout_seconds
         code, said = streams.moved(backup_dump.low(made, private), limit=limit, progress=progress, look=each_second)
-    if code:
+    files = written.files() if not code else {}
+    if f"{dump_feed.FOLDER}/{_CONTENTS}" not in files:
         failure = backup_dump.failed(docker, wanted, words, code, said)
-        raise TakenError(failure.code, failure.problem, failure.remedy) if _TABLE_TAKEN in said else failure
-    return written.files(), ""
+        taken = any(word in said for word in (_TABLE_TAKEN, *_CONNECTIONS_TAKEN))
+        raise TakenError(failure.code, failure.problem, failure.remedy) if taken else failure
+    return files, ""
 
 
 def load(
@@ -188,11 +209,13 @@ def load(
             why = ""
             try:
                 made = left.enter_context(_beside(docker, "loader", target.way, path.parent, count))
-                _, why = _asked(made, path, "-r", _inside(path), target.name)
+                _, why = _asked(made, path, "-r", _inside(path), target.name, count)
             except EngineError as error:
                 why = error.problem
             if not why:
-                parallel = backup_dump.low(made, [*words, f"--jobs={count}", f"{_MOUNTED}/{path.name}"])
+                memory = f"PGOPTIONS=-c maintenance_work_mem={min(_MOST_INDEX_BYTES, _INDEX_BYTES // count) // 1024}kB"
+                ours = ["env", memory] if target.way.is_beside else []
+                parallel = backup_dump.low(made, [*ours, *words, f"--jobs={count}", f"{_MOUNTED}/{path.name}"])
                 progress = streams.Progress(report, what, int(told.get("database_bytes", 0)), about=True)
                 limit = docker.stack.backup.timeout_seconds
                 growing = _Growing(target, progress, look)
@@ -225,7 +248,7 @@ def read(docker: Docker, server: Container, folder: Path) -> tuple[Fed, int, com
     """
     place = f"{_MOUNTED}/{folder.name}"
     with _beside(docker, "reader", client.Way(server.image, "none", {}), folder.parent, 1) as made:
-        _, why = _asked(made, folder, "-r", _inside(folder))
+        _, why = _asked(made, folder, "-r", _inside(folder), "", 1)
         if why:
             raise _unreadable(folder, why)
         words, limit = backup_dump.low(made, ["sh", "-c", _READ, "sh", place]), docker.stack.backup.timeout_seconds
@@ -251,10 +274,10 @@ def _beside(
 
 def _inside(path: Path) -> str:
     """What of a dump is read first, where the client has it."""
-    return f"{_MOUNTED}/{path.name}/toc.dat" if path.is_dir() else f"{_MOUNTED}/{path.name}"
+    return f"{_MOUNTED}/{path.name}/{_CONTENTS}" if path.is_dir() else f"{_MOUNTED}/{path.name}"
 
 
-def _asked(made: Container, path: Path, flag: str, inside: str, name: str = "") -> tuple[str, str]:
+def _asked(made: Container, path: Path, flag: str, inside: str, name: str, count: int) -> tuple[int, str]:
     """Find out whether a client can do it: an engine with user namespaces reads as somebody else; a server may refuse.
 
     Args:
@@ -262,22 +285,31 @@ def _asked(made: Container, path: Path, flag: str, inside: str, name: str = "") 
         path: that it needs; ``inside``, by its own name for it.
         flag: of ``test``.
         name: of the database that it must reach; empty: none.
+        count: processes that will come to it.
 
     Returns:
         How many large objects the database has, and why the client cannot do it; empty where it can.
     """
-    words = ["docker", "exec", made.id, "sh", "-c", _ASK, "sh", flag, inside, name, _LARGE]
+    words = ["docker", "exec", made.id, "sh", "-c", _ASK, "sh", flag, inside, name, _FACTS]
     done = command.run(words, limit=client.CONNECT_SECONDS + command.QUICK_SECONDS)
     if done.code == _NOT_THERE:
-        return "", f"a container of ours cannot {'write into' if flag == '-w' else 'read'} {path}"
-    return done.out.strip(), (" ".join(done.err.split()) or f"it ended with {done.code}") if done.code else ""
+        engine = "Docker's engine is rootless, or has user namespaces?"
+        return 0, f"a container of ours cannot {'write into' if flag == '-w' else 'read'} {path} ({engine})"
+    if done.code:
+        return 0, " ".join(done.err.split()) or f"it ended with {done.code}"
+    if not name:
+        return 0, ""
+    large, free = (int(one) for one in done.out.strip().split("|"))
+    if count > 1 and free < count + _FURTHER_CONNECTIONS:
+        return large, f"the server has {max(0, free)} connections left"
+    return large, ""
 
 
 def _unreadable(path: Path, why: str) -> EngineError:
     return EngineError(
         "backup",
-        f"{path} is a folder, which only a container of ours with it mounted can read: {why}\nNothing was changed.",
-        "docker info    (rootless, or user namespaces?); restore on a host whose engine runs without",
+        f"{path} is a folder, which only a container of ours with it mounted can read: {why}",
+        "mend what is named above, or restore on a host where containers may read it, then repeat the command",
     )
 
 
@@ -321,6 +353,9 @@ class _Growing:
         self._look()
         if self._progress.report and time.monotonic() - self._asked >= streams.PROGRESS_SECONDS:
             self._asked = time.monotonic()
-            size = command.run(self._words).out.strip()
+            size = ""
+            # A server that is slow to say is at work.
+            with suppress(EngineError):
+                size = command.run(self._words, limit=_ASK_SECONDS).out.strip()
             if size.isdigit():
                 self._progress.at(int(size))

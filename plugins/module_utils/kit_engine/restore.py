@@ -36,7 +36,7 @@ from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.pending import RESTORE, Pending
 from kit_engine.report import Report
-from kit_engine.stack import Database
+from kit_engine.stack import Database, External
 
 STEPS = ("check", "backup", "restore", "media", "stop", "swap", "ready")
 NEWEST = "latest"
@@ -261,7 +261,10 @@ def _load(
     docker: Docker, report: Report, server: Container, wanted: Database, new: str, dump: Path, found: dict[str, Any],
     look: Callable[[], None],
 ) -> None:  # fmt: skip
-    count = jobs.to_load(docker.stack.backup, int(found.get("database_bytes", found["bytes"])), found)
+    size = int(found.get("database_bytes", found["bytes"]))
+    # What stands for a server of somebody else's is a client, whose processors are not the server's.
+    cpus = 0.0 if isinstance(wanted, External) else server.cpus
+    count = jobs.to_load(docker.stack.backup, size, found, cpus)
     target = parallel.Target(server.id, external.way(docker, server, wanted), wanted.user, new)
     fed = parallel.load(docker, report, target, dump, found, count, "restored", look=look)
     verification.demand_fed(docker, fed, "The backup cannot be restored")
