@@ -155,3 +155,42 @@ def test_a_server_that_falls_silent_in_a_restore_loses_nothing(host: HostRelease
     assert (host.ask("/rows"), media(host, "cat", "rows.txt")) == ("400000", "400000")
     assert asked(server, UNFINISHED) == 0
     server.drop_kept()
+
+
+def test_of_a_client_that_is_killed_before_the_swap_nothing_is_left(host: HostReleases, server: Server) -> None:
+    given = two_states(host, server, 1000)
+    with host.started("restore", given, "--confirm", "prod") as running:
+        until_step(running, "stop")
+        docker("kill", *throw_aways(host, "--filter", "name=-client-"))
+        err = running.communicate(timeout=ENDED_SECONDS)[1].decode()
+    assert running.returncode != 0
+    assert "No such container" in err
+    # The app needs no client.
+    assert host.ask("/rows") == "3"
+    assert media(host, "find", ".", "-name", ".kit*") != ""
+    told = host.deploy(None)
+    assert told.code == 0, told.err
+    assert (host.ask("/rows"), media(host, "cat", "rows.txt")) == ("3", "3")
+    assert media(host, "find", ".", "-name", ".kit*") == ""
+    assert throw_aways(host) == []
+
+
+def test_an_autovacuum_does_not_keep_a_database_from_being_swapped(host: HostReleases, server: Server) -> None:
+    given = two_states(host, server, 1000)
+    slow = "autovacuum_vacuum_threshold = 0, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1"
+    server.sql(
+        f"CREATE TABLE vacuumed WITH ({slow}) AS SELECT i FROM generate_series(1, 200000) i",  # noqa: S608 - a constant
+        "ALTER TABLE vacuumed OWNER TO site", "UPDATE vacuumed SET i = i + 1",
+        "ALTER SYSTEM SET autovacuum_naptime = '1s'", "SELECT pg_reload_conf()",
+    )  # fmt: skip
+    vacuuming = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'site' AND backend_type = 'autovacuum worker'"
+    try:
+        with host.started("restore", given, "--confirm", "prod") as running:
+            until_step(running, "stop")
+            assert asked(server, vacuuming)
+            err = running.communicate(timeout=ENDED_SECONDS)[1].decode()
+        assert running.returncode == 0, err
+        assert host.ask("/rows") == "1000"
+    finally:
+        server.sql("ALTER SYSTEM RESET autovacuum_naptime", "SELECT pg_reload_conf()", database="postgres")
+        server.drop_kept()

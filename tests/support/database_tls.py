@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from kit_engine import image_build
 from kit_engine.base_images import recipe
@@ -15,7 +16,6 @@ from support.engine import base_image
 from support.engine_stack import docker
 from support.external import Server
 
-IMAGE = "kit-test/postgres-tls:17"
 # Debian's own, under the entry point of ours.
 _DOCKERFILE = """
 ARG DEBIAN
@@ -45,15 +45,17 @@ def image() -> Iterator[str]:
     if "ssl" in docker("run", "--rm", "--network", "none", "--entrypoint", "pg_config", own, "--configure"):
         yield own
         return
+    # Others on this machine may be at the same.
+    tag = f"kit-test/postgres-tls:{uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory() as folder:
         recipe.write_context("postgres", Path(folder))
         (Path(folder) / "Dockerfile").write_text(_DOCKERFILE)
         arguments = {"DEBIAN": recipe.packages_ref("debian")}
-        image_build.build(IMAGE, Path(folder), code="image", arguments=arguments, extra_ca_bundle="")
+        image_build.build(tag, Path(folder), code="image", arguments=arguments, extra_ca_bundle="")
     try:
-        yield IMAGE
+        yield tag
     finally:
-        docker("image", "rm", "--force", IMAGE)
+        docker("image", "rm", "--force", tag)
 
 
 class Authority:

@@ -285,7 +285,9 @@ def _drop_unfinished(docker: Docker, server: Container, wanted: Database) -> Non
 def _swap(docker: Docker, server: Container, wanted: Database, new: str, kept: str) -> None:
     """Both renames at once, or none."""
     # The name is the manifest's, whose schema allows letters, digits and underscores.
-    gone = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ('{wanted.name}', '{new}')"  # noqa: S608
+    sessions = f"datname IN ('{wanted.name}', '{new}') AND backend_type = 'client backend'"
+    # Autovacuum is the administrator's, whom not every user may disturb; a rename ends it by itself.
+    gone = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {sessions}"  # noqa: S608
     renames = f'ALTER DATABASE "{wanted.name}" RENAME TO "{kept}"; ALTER DATABASE "{new}" RENAME TO "{wanted.name}"'
     _sql(docker, server, wanted, "postgres", gone, f"BEGIN; {renames}; COMMIT")
 
