@@ -135,7 +135,7 @@ def serve(docker: Docker, report: Report) -> None:
         EngineError: it cannot be brought to serve.
     """
     stack = docker.stack
-    if stack.rolls:
+    if stack.rolls and stack.edge and stack.edge.by_sockets:
         report.names = rollout.CONVERGE
         rollout.converge(docker, report)
         return

@@ -170,6 +170,13 @@ def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
     served = releases.current(root)
     target = retention.target(root, str(asked["rollback"]))
     docker = recovery.docker_of(root, target.id)
+    if docker.stack.edge and not docker.stack.edge.by_sockets:
+        raise EngineError(
+            "rollback",
+            f"Release {target.id} was made for an nginx that reaches web by its name, not by sockets, and cannot stand "
+            "beside the one that serves. Nothing was changed.",
+            docker.stack.make("deploy", f"VERSION={target.sha}") + "    (its code, released anew)",
+        )
     unknown = retention.migrations_after(root, target.id, served)
     if unknown:
         report.say(

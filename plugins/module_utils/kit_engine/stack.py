@@ -136,12 +136,14 @@ class Edge:
         uid: number of the user that nginx runs as.
         replicas: how many containers of web serve.
         drain_timeout_seconds: how long requests in flight may take when their release is replaced.
+        by_sockets: whether it reaches web by them; the first releases were made for an nginx that knows web's name.
     """
 
     domains: tuple[str, ...]
     uid: int
     replicas: int = 1
     drain_timeout_seconds: int = 30
+    by_sockets: bool = True
 
 
 @dataclass(frozen=True)
@@ -384,6 +386,7 @@ def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -
             domains=edge.texts("domains"),
             uid=edge.number("uid"),
             **{name: edge.number(name) for name in ("replicas", "drain_timeout_seconds") if edge.given(name)},
+            by_sockets=edge.given("replicas"),
         ),
         workers_stop_first=bool(data.get("workers_stop_first")),
         hooks=_hooks(reader.maybe("hooks")),
