@@ -30,8 +30,9 @@ _FOLDER = "/tmp/kit"  # noqa: S108 - in memory, inside the container
 _SERVICE, _PASSWORDS, _AUTHORITIES = f"{_FOLDER}/service", f"{_FOLDER}/passwords", f"{_FOLDER}/authorities.pem"
 _READY = "kit is ready"
 _SHARED = "container:"
-# Longer than the longest of all that is done by one: a backup is dumped, read, and restored.
-_TIMES = 4
+# More than the longest of all that is done by one takes: a backup of what is there is dumped, dumped anew, read, and
+# restored for a test; then one is loaded, and counted.
+_TIMES = 8
 
 
 @dataclass(frozen=True)
