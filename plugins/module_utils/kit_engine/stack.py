@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kit_engine.errors import EngineError
+from kit_engine.stack_reader import Reader
 
 FILE_NAME = "stack.json"
 # The link in a deploy root that leads to the release that serves.
@@ -320,7 +321,7 @@ def read(data: Any, root: Path, bundle: Path) -> Stack:
         EngineError: it is not one of this kit's.
     """
     path = bundle / FILE_NAME
-    reader = _Reader(data, "", path)
+    reader = Reader(data, "", path)
     if reader.number("schema") != SCHEMA:
         raise EngineError(
             "stack",
@@ -330,7 +331,7 @@ def read(data: Any, root: Path, bundle: Path) -> Stack:
     return _stack(reader, data, root, bundle)
 
 
-def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -> Stack:
+def _stack(reader: Reader, data: Mapping[str, Any], root: Path, bundle: Path) -> Stack:
     probe, limits = reader.part("probe"), reader.part("limits")
     database, admin, source = reader.maybe("database"), reader.maybe("first_admin"), reader.maybe("source")
     files, edge = reader.maybe("app_files"), reader.maybe("edge")
@@ -401,7 +402,7 @@ def _stack(reader: _Reader, data: Mapping[str, Any], root: Path, bundle: Path) -
     )
 
 
-def _backups(reader: _Reader | None) -> Backups:
+def _backups(reader: Reader | None) -> Backups:
     if reader is None:
         return Backups()
     names = {kind: [one.name for one in fields(Backups) if one.type == kind] for kind in ("int", "str")}
@@ -416,7 +417,7 @@ def _backups(reader: _Reader | None) -> Backups:
     return Backups(**told)
 
 
-def _external(reader: _Reader | None) -> External | None:
+def _external(reader: Reader | None) -> External | None:
     if reader is None:
         return None
     return External(
@@ -432,7 +433,7 @@ def _external(reader: _Reader | None) -> External | None:
     )
 
 
-def _hooks(reader: _Reader | None) -> dict[str, tuple[Hook, ...]]:
+def _hooks(reader: Reader | None) -> dict[str, tuple[Hook, ...]]:
     """Those of a release that an earlier version of the kit rendered are none."""
     if reader is None:
         return {}
@@ -440,62 +441,3 @@ def _hooks(reader: _Reader | None) -> dict[str, tuple[Hook, ...]]:
         moment: tuple(Hook(one.texts("command"), one.number("timeout_seconds")) for one in reader.parts(moment))
         for moment in reader.data
     }
-
-
-class _Reader:
-    """Typed access to one mapping of the file, with its place in every message."""
-
-    def __init__(self, data: Any, place: str, path: Path) -> None:
-        self.place, self.path = place, path
-        if not isinstance(data, dict):
-            raise self.wrong("", "a mapping")
-        self.data = data
-
-    def wrong(self, name: str, wanted: str) -> EngineError:
-        place = f"{self.place}{name}".rstrip(".") or "the whole file"
-        return EngineError(
-            "stack",
-            f"{self.path}: {place} must be {wanted}. The file is written by the kit; was it edited?",
-            "make deploy    (writes it anew)",
-        )
-
-    def given(self, name: str) -> bool:
-        return self.data.get(name) is not None
-
-    def text(self, name: str) -> str:
-        value = self.data.get(name)
-        if not isinstance(value, str) or not value:
-            raise self.wrong(name, "a text")
-        return value
-
-    def number(self, name: str) -> int:
-        value = self.data.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise self.wrong(name, "a whole number, 0 or more")
-        return value
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        value = self.data.get(name)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.wrong(name, "a list of texts")
-        return tuple(value)
-
-    def commands(self, name: str) -> tuple[tuple[str, ...], ...]:
-        value = self.data.get(name)
-        if not isinstance(value, list):
-            raise self.wrong(name, "a list of commands")
-        wrapped = {f"{name}[{number}]": item for number, item in enumerate(value)}
-        inner = _Reader(wrapped, self.place, self.path)
-        return tuple(inner.texts(key) for key in wrapped)
-
-    def part(self, name: str) -> _Reader:
-        return _Reader(self.data.get(name), f"{self.place}{name}.", self.path)
-
-    def maybe(self, name: str) -> _Reader | None:
-        return self.part(name) if self.given(name) else None
-
-    def parts(self, name: str) -> tuple[_Reader, ...]:
-        value = self.data.get(name)
-        if not isinstance(value, list):
-            raise self.wrong(name, "a list")
-        return tuple(_Reader(item, f"{self.place}{name}[{number}].", self.path) for number, item in enumerate(value))
