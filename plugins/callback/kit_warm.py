@@ -85,7 +85,8 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:  # noqa: ARG002 - Ansible gives it
         """Load the gate's checks while the hosts are at work on what they will check."""
-        # Not beside a rollback: processors have a release to bring up that visitors wait for.
-        wanted = task.action == RELEASES and "rollback" not in task.args
-        if wanted and self._folders and not context.CLIARGS["check"]:
+        if task.action == RELEASES and "rollback" in task.args:
+            # Not beside one: processors have a release to bring up that visitors wait for.
+            self._folders = None
+        if task.action == RELEASES and self._folders and not context.CLIARGS["check"]:
             smoke.begin_ahead(*self._folders)

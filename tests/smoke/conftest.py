@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,9 +49,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read the plan, once it is there; results and JUnit's XML go beside it."""
     waits = config.getoption("--smoke-wait")
-    if waits is not None and not os.read(waits, 1):
-        # Nobody wants the checks any more.
-        os._exit(0)
+    if waits is not None:
+        _end_with(waits)
+        threading.Thread(target=_end_with, args=(waits,), daemon=True).start()
     plan = Path(config.getoption("--smoke-plan"))
     if not plan.is_file():
         raise pytest.UsageError(
@@ -62,6 +63,12 @@ def pytest_configure(config: pytest.Config) -> None:
         for checked in run.checked.values():
             checked.begin(run.pool)
     config.option.xmlpath = config.option.xmlpath or str(plan.with_name("smoke.xml"))
+
+
+def _end_with(waits: int) -> None:
+    """Take the next byte; without one nobody wants the checks any more."""
+    if not os.read(waits, 1):
+        os._exit(pytest.ExitCode.INTERRUPTED)
 
 
 def _requests(target: Target) -> list[tuple[Any, str, list[pytest.MarkDecorator]]]:
@@ -189,7 +196,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         "seconds": round(time.monotonic() - run.begun, 2),
         "hosts": hosts,
     }
-    run.plan.with_name("smoke.json").write_text(json.dumps(run.results, indent=2) + "\n", encoding="utf-8")
+    # Whole or not at all: it is the verdict.
+    results = run.plan.with_name(smoke.RESULTS)
+    new = results.with_name(f".{results.name}.{os.getpid()}")
+    new.write_text(json.dumps(run.results, indent=2) + "\n", encoding="utf-8")
+    new.replace(results)
     if failed:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

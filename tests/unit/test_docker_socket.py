@@ -130,6 +130,9 @@ def test_composes_own_program_is_called_and_told_as_people_type_it(
     told.append(compose("up", "--detach"))
     assert [words[: words.index("--project-name")] for words in told] == [["docker", "compose"], [str(program)]]
     assert [command.readable(words) for words in told] == ["docker compose up --detach"] * 2
+    # Where the client was told of other places, it knows which Compose is meant.
+    (tmp_path / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": ["/opt"]}))
+    assert compose("up")[:2] == ["docker", "compose"]
 
 
 def test_two_threads_that_ask_at_once_have_compose_read_its_file_once(

@@ -34,3 +34,24 @@ def test_a_gate_that_nobody_wants_any_more_ends(tmp_path: Path) -> None:
     pid, ended = done.stdout.split()
     assert ended == "None"
     until(lambda: not signals.runs(int(pid)))
+
+
+def test_checks_that_run_end_with_whoever_wanted_them() -> None:
+    script = (
+        "import sys, threading, time; from smoke import conftest; waits = int(sys.argv[1]); conftest._end_with(waits); "
+        "threading.Thread(target=conftest._end_with, args=(waits,), daemon=True).start(); print('begun', flush=True); "
+        "time.sleep(60)"
+    )
+    waits, wanted = os.pipe()
+    paths = os.pathsep.join(str(ROOT / one) for one in ("tests", "plugins/module_utils"))
+    words = [sys.executable, "-c", script, str(waits)]
+    with subprocess.Popen(
+        words, env={**os.environ, "PYTHONPATH": paths}, pass_fds=[waits], stdout=subprocess.PIPE, text=True
+    ) as checks:
+        os.close(waits)
+        os.write(wanted, b"\n")
+        assert checks.stdout
+        assert checks.stdout.readline() == "begun\n"
+        assert checks.poll() is None
+        os.close(wanted)
+        assert checks.wait(20) == 2

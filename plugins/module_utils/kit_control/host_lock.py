@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import platform
+import select
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -44,13 +45,14 @@ with open(sys.argv[1], "wb") as file:
 )
 
 
-def open_session(action: KitAction, root: Path, python: str) -> dict[str, Any]:
+def open_session(action: KitAction, root: Path, python: str, *, anew: bool = False) -> dict[str, Any]:
     """Open a session on the task's host, and leave a process that keeps it while ansible-playbook runs.
 
     Args:
         action: the action plugin that calls; a connection like its own is used.
         root: the deploy root there.
         python: the host's Python.
+        anew: whether one that was begun ahead is not what is wanted.
 
     Returns:
         ``keeper``, ``root`` and ``brought`` (it runs from an engine that came with it, and is not the host's own).
@@ -62,32 +64,43 @@ def open_session(action: KitAction, root: Path, python: str) -> dict[str, Any]:
     words = [checksum, str(len(archive)), python, str(root / "bin/engine.pyz")]
     words += ["--root", str(root), "session", "--json", "--request", json.dumps({"who": who()})]
     argv, password = _command(action, shlex.join(["sh", "-c", _SESSION, "kit", *words]))
-    ahead = None if password else session_ahead.begun(argv)
-    told = _told(ahead) if ahead else {}
+    ahead = None if password or anew else session_ahead.begun(argv)
+    told = _taken_up(ahead) if ahead else {}
     if not told:
         # A task is a fork of ansible-playbook.
         told = _told(session_ahead.start({"command": argv, "password": password, "run": os.getppid()}))
     if "ready" not in told:
         raise _not_started(action, python, int(told.get("ended", 1)), str(told.get("said", "")))
-    if not (password or action._connection.get_option("password")):
+    if action._connection.transport == "ssh" and not (password or action._connection.get_option("password")):
         session_ahead.keep(action.host, argv)
     became = action._connection.become is not None
     return {"keeper": told["keeper"], "brought": told["brought"], "root": str(root), "became": became}
 
 
+def _taken_up(keeper: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """What the keeper of a session tells that was begun ahead; nothing where one has to be opened anew.
+
+    An end that nobody has waited for may be of minutes ago: what was wrong then need not be now.
+    """
+    waited = not select.select([cast("IO[bytes]", keeper.stdout)], [], [], 0)[0]
+    told = _told(keeper)
+    return told if waited or "ready" in told else {}
+
+
 def _told(keeper: subprocess.Popen[bytes]) -> dict[str, Any]:
     """What a session's keeper tells: ``ready``, and it is kept from then on, or ``ended``.
 
-    Nothing of one that was begun ahead, and has been taken up since by another task.
+    Nothing of one that has been taken up since by another task, or whose session ended after it was ready.
     """
     with cast("IO[bytes]", keeper.stdin) as to_keeper, cast("IO[bytes]", keeper.stdout) as lines:
         for line in lines:
             told: dict[str, Any] = json.loads(line)
             if "ready" in told:
-                # One that was lost since is met by whoever asks it first.
-                with suppress(BrokenPipeError):
-                    to_keeper.write(f"{lock_keeper.KEEP}\n".encode())
-                    to_keeper.flush()
+                try:
+                    # Past the buffer, which would be written once more when it is closed.
+                    os.write(to_keeper.fileno(), f"{lock_keeper.KEEP}\n".encode())
+                except BrokenPipeError:
+                    return {}
             if "ready" in told or "ended" in told:
                 return told
     return {}
@@ -116,8 +129,11 @@ def take(action: KitAction, root: Path, python: str, command: str, wait: float) 
         # Lost since it was opened: another is.
         with suppress(host_session.SessionLostError):
             return _locked(action, opened, order)
-    try:
+    # One that was begun ahead may be lost by now, and nobody has met that yet.
+    with suppress(host_session.SessionLostError):
         return _locked(action, open_session(action, root, python), order)
+    try:
+        return _locked(action, open_session(action, root, python, anew=True), order)
     except host_session.SessionLostError as error:
         raise engine_call.unreachable(action, str(error)) from error
 

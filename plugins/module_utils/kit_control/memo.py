@@ -53,5 +53,6 @@ def keep(path: Path, content: bytes) -> None:
     for old in kept[: max(0, len(kept) + 1 - MOST)]:
         old.unlink(missing_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.touch(mode=0o600)
     new.write_bytes(content)
     new.replace(path)

@@ -99,7 +99,7 @@ def write_plan(folder: Path, hosts: Sequence[Mapping[str, Any]]) -> Path:
 
 @dataclass
 class _Started:
-    """Checks that wait for a byte on a pipe, loaded, and end without one when nobody can write it any more."""
+    """Checks that wait for a byte on a pipe, loaded, and end when nobody can write to it any more, whatever they do."""
 
     plan: Path
     gate: bool
@@ -120,8 +120,9 @@ def begin_ahead(root: Path, folder: Path) -> None:
         root: the kit's folder.
         folder: ``build/<env>``.
     """
-    if not _Ahead.started:
-        _Ahead.started = _begin(root, folder / PLAN, gate=True)
+    # What hinders it hinders the gate too, which says so.
+    with suppress(OSError):
+        _Ahead.started = _Ahead.started or _begin(root, folder / PLAN, gate=True)
 
 
 def run(root: Path, plan: Path, *, gate: bool, limit: float, env: str) -> dict[str, Any]:
@@ -145,37 +146,48 @@ def run(root: Path, plan: Path, *, gate: bool, limit: float, env: str) -> dict[s
     plan.with_name(BEGUN).unlink(missing_ok=True)
     again = f"make smoke ENV={env}"
     begun = time.monotonic()
-    program = _wanted(root, plan, gate=gate)
+    started = _wanted(root, plan, gate=gate)
+    program = started.program
     try:
         said, _ = program.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        # Not by its own method, which knows no program that another process has started.
-        with suppress(ProcessLookupError):
-            os.kill(program.pid, signal.SIGKILL)
+        _kill(program)
         begun_last = plan.with_name(BEGUN)
         where = f" The last to begin: {begun_last.read_text(encoding='utf-8')}" if begun_last.is_file() else ""
         raise KitError("smoke", f"The smoke checks were given {limit:.0f} s and did not end.{where}", again) from None
+    except BaseException:
+        _kill(program)
+        raise
+    finally:
+        if started is not _Ahead.started:
+            os.close(started.wanted)
     if not results.is_file():
         last = "\n".join(f"    {line}" for line in said.decode("utf-8", "replace").splitlines()[-15:])
+        last = last or "    (they said nothing: was pytest killed, for want of memory?)"
         raise KitError("smoke", f"The smoke checks could not be run:\n{last}", again)
     told: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
     # With pytest's own start, which a deploy waits for too.
     return {**told, "seconds": round(time.monotonic() - begun, 2)}
 
 
-def _wanted(root: Path, plan: Path, *, gate: bool) -> subprocess.Popen[bytes]:
-    """Have checks begin: those that wait already, else new ones."""
+def _kill(program: subprocess.Popen[bytes]) -> None:
+    # Not by its own method, which knows no program that another process has started.
+    with suppress(ProcessLookupError):
+        os.kill(program.pid, signal.SIGKILL)
+
+
+def _wanted(root: Path, plan: Path, *, gate: bool) -> _Started:
+    """Have checks begin: those that wait already, else new ones; they go on for as long as we are there."""
     ahead = _Ahead.started
     if ahead and (ahead.plan, ahead.gate) == (plan, gate):
         # It may have served a batch of hosts before, or somebody ended it.
         with suppress(BrokenPipeError):
             os.write(ahead.wanted, b"\n")
-            return ahead.program
+            return ahead
     started = _begin(root, plan, gate=gate)
     with suppress(BrokenPipeError):
         os.write(started.wanted, b"\n")
-    os.close(started.wanted)
-    return started.program
+    return started
 
 
 def _begin(root: Path, plan: Path, *, gate: bool) -> _Started:

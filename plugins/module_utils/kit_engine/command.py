@@ -69,6 +69,9 @@ def run(
         )
     except FileNotFoundError:
         raise EngineError("missing", f"There is no `{argv[0]}` on this host's PATH.", f"install {argv[0]}") from None
+    except OSError as error:
+        problem = f"`{argv[0]}` cannot be run on this host: {error.strerror}."
+        raise EngineError("missing", problem, f"file -L {shlex.quote(argv[0])}    (is it for this machine?)") from None
     except subprocess.TimeoutExpired:
         raise EngineError(
             "timeout",

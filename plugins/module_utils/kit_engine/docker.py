@@ -294,9 +294,11 @@ class Docker:
 
 def compose_plugin() -> str:
     """Find Compose's program; empty where it does not lie in one of the client's own places, and the client knows."""
+    if docker_socket.has_setting("cliPluginsExtraDirs"):
+        return ""
     for place in (str(docker_socket.config_folder() / "cli-plugins"), *PLUGIN_FOLDERS):
         program = Path(place, command.COMPOSE)
-        if os.access(program, os.X_OK):
+        if program.is_file() and os.access(program, os.X_OK):
             return str(program)
     return ""
 

@@ -97,17 +97,27 @@ def _place() -> str:
     return SOCKET if _context() in ("", "default") else ""
 
 
+def has_setting(name: str) -> bool:
+    """Tell whether the user's settings of the client say something under a name."""
+    return bool((_settings() or {}).get(name))
+
+
 def _context() -> str:
     """The client's context: one that was chosen by name may lead to another engine."""
     named = os.environ.get("DOCKER_CONTEXT", "")
     if named:
         return named
+    settings = _settings()
+    # What it cannot read, its client says what is wrong with.
+    return "unreadable" if settings is None else str(settings.get("currentContext") or "")
+
+
+def _settings() -> Optional[dict[str, Any]]:
+    """The user's settings of the client; None where they cannot be read."""
     try:
-        return str(
-            json.loads((config_folder() / "config.json").read_text(encoding="utf-8")).get("currentContext") or ""
-        )
+        told = json.loads((config_folder() / "config.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        return ""
-    except (OSError, ValueError, AttributeError):
-        # Its client says what is wrong with it.
-        return "unreadable"
+        return {}
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None

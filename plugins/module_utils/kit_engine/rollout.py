@@ -121,7 +121,7 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
         asked = aside.submit(_ask_database, docker, applied=wanted.commands and bool(stack.release_commands))
         # What waits for no backup and no release command is created at once.
         created = None if wanted.commands else aside.submit(_create_web, docker)
-        _until_healthy(docker, report, _Beside(apart, asked, created), done)
+        _until_healthy(docker, report, _Beside(aside, apart, asked, created), done)
 
 
 @dataclass
@@ -129,11 +129,13 @@ class _Beside:
     """What goes on beside a release's steps.
 
     Attributes:
+        threads: whose end a release that fails waits for, before anything of it is removed.
         apart: where its own commands run; None where it has none to run.
         asked: the question which migrations are applied, and the password of the database's role.
         created: its web containers; None until they can be.
     """
 
+    threads: ThreadPoolExecutor
     apart: Optional[one_off.Waiting]
     asked: Future[list[str]]
     created: Optional[Future[None]]
@@ -155,11 +157,11 @@ def _until_healthy(docker: Docker, report: Report, beside: _Beside, done: Prepar
             done.backup = backup.create(docker, report, kind=backup.RELEASE).as_record()
             backup_prune.prune(docker.stack, report)
     if apart:
-        with report.step("migrate"), ThreadPoolExecutor(1) as aside:
+        with report.step("migrate"):
             hooks.demand(docker, hooks.BEFORE_MIGRATE)
             if stack.workers_stop_first:
                 ending.stop(docker, [item for item in docker.containers() if item.service in stack.workers])
-            beside.created = aside.submit(_create_web, docker)
+            beside.created = beside.threads.submit(_create_web, docker)
             release_commands.run(docker, done.migrations, apart.execute, beside.asked.result())
     with report.step("start"), ThreadPoolExecutor(1) as aside:
         beside.asked.result()

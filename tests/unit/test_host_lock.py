@@ -1,0 +1,59 @@
+"""Sessions that were begun ahead, and what became of them until a task wanted one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import IO, cast
+
+import pytest
+from kit_control import host_lock
+
+Begin = Callable[[str], "subprocess.Popen[bytes]"]
+READY = json.dumps({"ready": True, "keeper": "/run/none"})
+ENDED = json.dumps({"ended": 255, "said": "Connection refused"})
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """Starts a shell in a keeper's place."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(script: str) -> subprocess.Popen[bytes]:
+        program = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started.append(program)
+        return program
+
+    yield run
+    for program in started:
+        program.kill()
+        program.wait()
+
+
+def test_one_that_is_ready_is_kept(begin: Begin) -> None:
+    told = host_lock._taken_up(begin(f"echo '{READY}'; read word; test $word = keep"))
+    assert told == json.loads(READY)
+
+
+def test_one_that_was_ready_and_ended_since_is_none(begin: Begin) -> None:
+    program = begin(f"echo '{READY}'")
+    program.wait(20)
+    assert host_lock._taken_up(program) == {}
+
+
+def test_one_that_another_task_has_taken_up_is_none(begin: Begin) -> None:
+    program = begin(f"echo '{READY}'; read word; exec >/dev/null; sleep 20")
+    cast("IO[bytes]", program.stdout).readline()
+    cast("IO[bytes]", program.stdin).write(b"keep\n")
+    cast("IO[bytes]", program.stdin).flush()
+    assert host_lock._taken_up(program) == {}
+
+
+@pytest.mark.parametrize("waited", [False, True])
+def test_an_end_counts_where_it_was_waited_for(begin: Begin, waited: bool) -> None:
+    program = begin(f"{'sleep 1; ' if waited else ''}echo '{ENDED}'")
+    if not waited:
+        time.sleep(1)
+    assert host_lock._taken_up(program) == (json.loads(ENDED) if waited else {})
