@@ -72,7 +72,9 @@ class Deploys:
 
     def sessions(self) -> list[str]:
         """The process that is a session on each host."""
-        return [host.run(f"pgrep -f '^[^ ]*python3 {DEPLOY_ROOT}.* session' || true").stdout for host in self.hosts]
+        return [
+            host.run(f"pgrep -f '^[^ ]*python3 {DEPLOY_ROOT}.* session'; test $? -le 1").stdout for host in self.hosts
+        ]
 
     def working(self, seconds: int, user: str = "ada") -> subprocess.Popen[str]:
         """Start one, and wait until it has all hosts."""
