@@ -15,6 +15,7 @@ from kit_engine.backup import FOLDER, MANIFEST
 from kit_engine.verification import DUMP
 from support import host_releases
 from support.backups import (
+    backed_up,
     databases,
     folder_of,
     limits,
@@ -42,13 +43,6 @@ def sql(host: HostReleases, statement: str) -> str:
 def fill(host: HostReleases, rows: int) -> None:
     """Have just so many rows."""
     sql(host, f"TRUNCATE kit_rows; INSERT INTO kit_rows (text) SELECT md5(i::text) FROM generate_series(1, {rows}) i")  # noqa: S608 - a number
-
-
-def backed_up(host: HostReleases) -> str:
-    """Back up; gives the backup's id."""
-    told = host.engine("backup", "--json")
-    assert told.code == 0, told.err
-    return str(told.json["backup"]["id"])
 
 
 def restore(host: HostReleases, backup: str, confirm: str = "prod") -> host_releases.Told:
@@ -255,6 +249,7 @@ def test_media_files_come_back_with_the_database(host: HostReleases) -> None:
     media(host, "sh", "-c", "rm -rf ./*")
     media_file(host, "pictures/kept.txt", "kept")
     media_file(host, "pictures/changed.txt", "as it was")
+    media_file(host, "pictures/same.txt", "the same")
     owner = media(host, "stat", "-c", "%u:%g %a", "pictures", "pictures/kept.txt")
     given = backed_up(host)
     media_file(host, "pictures/changed.txt", "changed")
@@ -264,9 +259,11 @@ def test_media_files_come_back_with_the_database(host: HostReleases) -> None:
     assert told.code == 0, told.err
     assert told.json["media"]
     found = set(media(host, "find", ".", "-type", "f").split())
-    assert found == {"./pictures/kept.txt", "./pictures/changed.txt"}
+    assert found == {"./pictures/kept.txt", "./pictures/changed.txt", "./pictures/same.txt"}
     assert media(host, "cat", "pictures/changed.txt") == "as it was"
     assert media(host, "stat", "-c", "%u:%g %a", "pictures", "pictures/kept.txt") == owner
+    # A restore is a change to each file, and what stayed as it was is not copied anew.
+    assert manifest_of(host, backed_up(host, "--level", "checksum"))["media"]["copied"] == len("kept" + "as it was")
     # What was there lies in the backup that was made of it.
     assert restore(host, told.json["safety"]).code == 0
     assert media(host, "cat", "later.txt") == "later"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import backup, backup_dump, media_reader, stack, streams, verification
+from kit_engine import backup, backup_dump, backup_media, media_reader, stack, streams, verification
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
+from kit_engine.report import Report
 from support.kit import ROOT
 
 SERVER = Container("id", "db-1", "db", "image", "image", "running", 0, "", "", 0)
@@ -93,7 +95,8 @@ def read(folder: Path, known: list[list[Any]] | None = None) -> tuple[dict[str, 
     out = io.BytesIO()
     media_reader.send(str(folder), io.BytesIO("".join(json.dumps(one) + "\n" for one in known or ()).encode()), out)
     out.seek(0)
-    total = json.loads(out.readline())
+    while "compared" in (total := json.loads(out.readline())):
+        pass
     entries: list[dict[str, Any]] = []
     while True:
         entry = json.loads(out.readline())
@@ -129,10 +132,56 @@ def test_everything_below_the_folder_is_sent_once(tmp_path: Path) -> None:
     assert {one["path"]: one["content"] for one in entries if "content" in one} == {
         "a/b/c.txt": b"text", "empty": b"", strange: b"x" * (media_reader.PIECE + 1),
     }  # fmt: skip
-    known = [[one["path"], one["size"], one["mtime_ns"], one["ctime_ns"]] for one in entries if one["kind"] == "file"]
+    known = known_of(entries)
     total, again = read(tmp_path, known)
     assert total == {"files": 0, "bytes": 0}
     assert [one["path"] for one in again if one.get("same")] == [path for path, *_ in known]
+
+
+def known_of(entries: list[dict[str, Any]]) -> list[list[Any]]:
+    """What an engine knows that has received them."""
+    return [
+        [one["path"], one["size"], one["mtime_ns"], one["ctime_ns"], hashlib.sha256(one["content"]).hexdigest()]
+        for one in entries if one["kind"] == "file"
+    ]  # fmt: skip
+
+
+def test_a_file_with_another_ctime_is_sent_only_where_its_content_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("linked", "other", "touched", "untouched"):
+        (tmp_path / name).write_text(name)
+    known = known_of(read(tmp_path)[1])
+    time.sleep(0.02)
+    # As a restore does with those that are there already.
+    os.link(tmp_path / "linked", tmp_path / "new")
+    (tmp_path / "linked").unlink()
+    (tmp_path / "new").rename(tmp_path / "linked")
+    was = (tmp_path / "other").stat()
+    (tmp_path / "other").write_text("rehto")
+    os.utime(tmp_path / "other", ns=(was.st_atime_ns, was.st_mtime_ns))
+    os.utime(tmp_path / "touched")
+    monkeypatch.setattr(media_reader, "TELL_BYTES", 1)
+    total, entries = read(tmp_path, known)
+    assert total == {"files": 2, "bytes": len("rehto" + "touched")}
+    assert {one["path"]: one.get("content") for one in entries} == {
+        "linked": None, "other": b"rehto", "touched": b"touched", "untouched": None,
+    }  # fmt: skip
+    # What is listed is how it is now.
+    (linked,) = (one for one in entries if one["path"] == "linked")
+    assert linked["ctime_ns"] == (tmp_path / "linked").stat().st_ctime_ns
+
+
+def test_it_is_told_how_far_comparing_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker, _ = own(tmp_path)
+    monkeypatch.setattr(streams, "PROGRESS_SECONDS", -1)
+    lines = [{"compared": 3 << 20}, {"files": 0, "bytes": 0}, {"end": True}]
+    stream = io.BytesIO("".join(json.dumps(one) + "\n" for one in lines).encode())
+    said = io.StringIO()
+    progress = streams.Progress(Report("backup", as_json=True, stream=said), "media copied")
+    done = backup_media._take(docker, stream, tmp_path, None, {}, progress, lambda _: None)
+    assert (done.files, done.copied) == (0, 0)
+    assert "media compared 3 MiB" in said.getvalue()
 
 
 @pytest.mark.parametrize(

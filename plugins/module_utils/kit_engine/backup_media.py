@@ -80,7 +80,7 @@ def copy(
     ]
     try:
         with streams.open_to(words, docker.stack.backup.timeout_seconds, ending=ending) as (reader, stdin, stdout):
-            stdin.writelines(json.dumps([path, *one[:-1]]).encode() + b"\n" for path, one in kept.items())
+            stdin.writelines(json.dumps([path, *one]).encode() + b"\n" for path, one in kept.items())
             stdin.close()
             done = _take(docker, stdout, target, earlier, kept, progress, room_for)
             if reader.wait():
@@ -121,7 +121,10 @@ def _take(
     progress: streams.Progress, room_for: Callable[[int], None],
 ) -> Media:  # fmt: skip
     done = Media()
-    progress.total = int(_line(docker, stream)["bytes"])
+    compared = streams.Progress(progress.report, "media compared")
+    while "compared" in (first := _line(docker, stream)):
+        compared.at(int(first["compared"]))
+    progress.total = int(first["bytes"])
     room_for(progress.total)
     descriptor = os.open(target / MEDIA_LIST, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as listed:

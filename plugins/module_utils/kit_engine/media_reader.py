@@ -3,24 +3,28 @@
 Run by the engine as ``python -c <this file> <folder>`` in the project's own image, whose Python is there for certain;
 it imports nothing of the kit. :mod:`kit_engine.backup_media` is the other end.
 
-Standard input: one JSON array for each file that the engine has already, ``[path, size, mtime_ns, ctime_ns]``. Standard
-output: a line with the sum of what is to come, then a line for each entry. A file that is new is followed by its
-content in pieces, each after its length in four bytes, a piece of length 0, and a line on what became of it.
+Standard input: one JSON array for each file that the engine has already, ``[path, size, mtime_ns, ctime_ns, sha256]``.
+Standard output: lines that tell how many bytes were read to be compared, a line with the sum of what is to come, then
+a line for each entry. A file that is new is followed by its content in pieces, each after its length in four bytes, a
+piece of length 0, and a line on what became of it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 # A file that changes while it is read is read anew; one that is written without end would never be whole.
 ATTEMPTS = 3
 PIECE = 1 << 20
+# It is told how far comparing is after so many bytes, which take a disk about a second.
+TELL_BYTES = 256 << 20
 LENGTH = struct.Struct(">I")
 # What a restore that was cut off has left (media_writer.PLACE) is no media file.
 RESTORING = ".kit-restore"
@@ -35,16 +39,24 @@ def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
         stdin: the files that need not be sent.
         out: where to.
     """
-    known: dict[str, tuple[int, int, int]] = {}
+    known: dict[str, tuple[int, int, int, bytes]] = {}
     for line in stdin:
-        path, *rest = json.loads(line)
-        known[path] = (rest[0], rest[1], rest[2])
-    files = size = 0
+        path, size, mtime, ctime, digest = json.loads(line)
+        known[path] = (size, mtime, ctime, bytes.fromhex(digest))
+    files = total = compared = told = 0
     # Gone through twice: to keep a million entries would take more memory than there is here.
     for entry in _entries(folder, known):
-        if entry["kind"] == "file" and not entry["same"]:
-            files, size = files + 1, size + entry["size"]
-    _line(out, {"files": files, "bytes": size})
+        if entry["kind"] != "file" or entry["same"]:
+            continue
+        if _is_known(folder, entry, known):
+            compared += entry["size"]
+        else:
+            files, total = files + 1, total + entry["size"]
+        if compared - told >= TELL_BYTES:
+            told = compared
+            _line(out, {"compared": compared})
+            out.flush()
+    _line(out, {"files": files, "bytes": total})
     for entry in _entries(folder, known):
         _line(out, entry)
         if entry["kind"] == "file" and not entry["same"]:
@@ -53,7 +65,29 @@ def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
     out.flush()
 
 
-def _entries(folder: str, known: Mapping[str, tuple[int, int, int]]) -> Iterator[dict[str, Any]]:
+def _is_known(folder: str, entry: dict[str, Any], known: dict[str, tuple[int, int, int, bytes]]) -> bool:
+    """Whether a file has the content that is known of it all the same; noted, so that it is found to be the same next.
+
+    A restore gives all files a new time of change (ctime), as do chmod and rename: to read them is less than to copy.
+    """
+    size, mtime, _, digest = known.get(entry["path"], (-1, 0, 0, b""))
+    if (entry["size"], entry["mtime_ns"]) != (size, mtime):
+        return False
+    found = hashlib.sha256()
+    try:
+        with open(os.path.join(folder, entry["path"]), "rb", buffering=0) as file:  # noqa: PTH118, PTH123 - as below
+            while piece := file.read(PIECE):
+                found.update(piece)
+            after = os.fstat(file.fileno())
+    except FileNotFoundError:
+        return False
+    if found.digest() != digest or after.st_ctime_ns != entry["ctime_ns"]:
+        return False
+    known[entry["path"]] = (size, mtime, entry["ctime_ns"], digest)
+    return True
+
+
+def _entries(folder: str, known: dict[str, tuple[int, int, int, bytes]]) -> Iterator[dict[str, Any]]:
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if place != folder or name != RESTORING)
         for name in sorted([*folders, *files]):
@@ -66,7 +100,7 @@ def _entries(folder: str, known: Mapping[str, tuple[int, int, int]]) -> Iterator
                 continue
             inside = path[len(folder) + 1 :]
             seen = (entry["size"], entry["mtime_ns"], entry["ctime_ns"])
-            yield {"path": inside, **entry, "same": entry["kind"] == "file" and known.get(inside) == seen}
+            yield {"path": inside, **entry, "same": entry["kind"] == "file" and known.get(inside, ())[:3] == seen}
 
 
 def _described(found: os.stat_result) -> dict[str, Any]:
