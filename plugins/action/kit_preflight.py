@@ -1,4 +1,7 @@
-"""Judge a host for a stack that it does not have yet; leaves nothing on it."""
+"""Judge a host for a stack that it does not have yet; leaves nothing on it.
+
+A host alone is locked in the same step where there is something to do: of several, all are judged before any is locked.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import engine_call, site_names
+from kit_control import engine_call, host_lock, site_names
 from kit_control.action import KitAction
 from kit_control.errors import KitError
 
@@ -21,9 +24,10 @@ MOST_SECONDS_APART = 60
 class ActionModule(KitAction):
     """Arguments: ``root``, ``python`` (as of kit_engine), ``stack`` (its description), ``images`` (references of those
     that it runs), ``names`` (of the site, that shall lead to the host), ``addresses`` (of the site besides SSH's),
-    ``configuration`` (hash of the release that is wanted; empty: nothing is compared)."""
+    ``configuration`` (hash of the release that is wanted; empty: nothing is compared), ``lock`` (of a host alone: the
+    argument ``order`` of kit_lock; empty: it is not locked)."""
 
-    _VALID_ARGS = frozenset({"root", "python", "stack", "images", "names", "addresses", "configuration"})
+    _VALID_ARGS = frozenset({"root", "python", "stack", "images", "names", "addresses", "configuration", "lock"})
 
     def work(self) -> dict[str, Any]:
         """Ask the engine, then compare the clocks; see the module's docstring."""
@@ -43,10 +47,17 @@ class ActionModule(KitAction):
         there = told["current"]
         stands = there["serves"] and there["configuration"] == (given["configuration"] or None)
         if not stands or not all(told["images"]["images"].values()):
-            return {**told, "stands": False}
+            return self._locked({**told, "stands": False})
         stack = given["stack"]
         self.say(f"{stack['name']} ({stack['env']}) is up to date: release {there['id']}")
         return {**told, "stands": True, "release": there["id"]}
+
+    def _locked(self, told: dict[str, Any]) -> dict[str, Any]:
+        given = self._task.args
+        if not given["lock"] or self._task.check_mode:
+            return told
+        held = host_lock.take(self, Path(given["root"]), str(given["python"]), host_lock.ordered(given["lock"]))
+        return {**held, "warnings": told.get("warnings", [])} if held.get("failed") else {**told, "lock": held}
 
     def _compare_clocks(self, begun: float, told: float, ended: float) -> None:
         apart = max(begun - told, told - ended)

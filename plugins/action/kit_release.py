@@ -23,8 +23,8 @@ from kit_control.errors import KitError
 from kit_engine.hooks import AFTER_FAILURE, AFTER_SWITCH, BEFORE_BACKUP, BEFORE_MIGRATE
 from kit_engine.pending import DEPLOY, ROLLBACK
 
-# What the tasks of role release have registered.
-PREPARED, SWITCHED, HOOKS = "release_result", "release_switched", "release_hooks"
+# What the tasks of role release have registered, and what is made of it.
+PREPARED, HOOKS, LED = "release_result", "release_hooks", "kit_release_led"
 
 
 class ActionModule(KitAction):
@@ -37,7 +37,8 @@ class ActionModule(KitAction):
     made anew although that leaves a gap), ``backup`` (whether the database is backed up first), ``restore`` (whether
     that undoes a migration that failed); ``rollback`` instead of a rendered release: the id to go back to, empty for
     the last good one. For ``switch``: ``batch`` (hosts whose turn it is; none: all), ``problems`` (what was found on
-    any host; empty ones are none). For ``finish``: ``problems``, ``keep`` (how many releases stay).
+    any host; empty ones are none). For ``finish``: ``problems``, ``keep`` (how many releases stay), ``held`` (what
+    kit_lock gave, to be let go where that went well).
     """
 
     _VALID_ARGS = frozenset(
@@ -54,7 +55,7 @@ class ActionModule(KitAction):
             "restore",
             "rollback",
         }
-        | {"problems", "keep", "batch"}
+        | {"problems", "keep", "batch", "held"}
     )
 
     def work(self) -> dict[str, Any]:
@@ -69,13 +70,19 @@ class ActionModule(KitAction):
             raise
         if told.get("failed"):
             self._failed(str(told.get("problem", told["msg"])))
-        elif told.get("message"):
-            self.say(str(told["message"]))
+        for one in (told, told.get("switched") or {}):
+            if one.get("message") and not told.get("failed"):
+                self.say(str(one["message"]))
         return told
 
     def _phase(self, phase: str) -> dict[str, Any]:
         if phase == "prepare":
-            return self._prepare()
+            told = self._prepare()
+            led = told.get("switched")
+            if not led:
+                return told
+            # Of a host alone: what both have told is summed up as of one task.
+            return {**told, "record": led["record"], "seconds": {**told["seconds"], **led["seconds"]}}
         if phase == "before":
             return self._before()
         if phase == "after":
@@ -83,25 +90,35 @@ class ActionModule(KitAction):
         if phase == "switch":
             batch = self._task.args.get("batch")
             if batch and self.variables["inventory_hostname"] not in batch:
-                return self.variables.get(SWITCHED) or {"changed": False}
+                return self._led() or {"changed": False}
             if any(self._task.args.get("problems", ())):
                 return {"changed": False, "message": "not switched: the release failed elsewhere, and all go back"}
-            done = (self.variables.get(PREPARED) or {}).get("switched")
-            if done:
-                return dict(done)
             told = self._call({"phase": phase})
             if told.get("failed"):
                 # Not a failure yet: the other hosts must hear of it, and go back too.
                 return {"changed": True, "problem": str(told["msg"]), "problem_code": told.get("code", "task")}
             return told
+        return self._finish()
+
+    def _led(self, host: str = "") -> dict[str, Any]:
+        """What a host told at the switch; empty where it had none."""
+        known = self.variables["hostvars"][host] if host else self.variables
+        return dict(self._templar.template(known[LED]))
+
+    def _finish(self) -> dict[str, Any]:
         problems = [str(one) for one in self._task.args["problems"] if one]
-        asked = {"phase": phase, "problem": "\n".join(problems), "keep": int(self._task.args["keep"])}
+        asked = {"phase": "finish", "problem": "\n".join(problems), "keep": int(self._task.args["keep"])}
         told = self._call({**asked, "warnings": (self.variables.get(HOOKS) or {}).get("hook_warnings", [])})
-        own = self.variables.get(SWITCHED) or {}
+        own = self._led()
         if told.get("code") == "not_prepared" and own.get("problem"):
             # It went back when its switch failed: that is what went wrong.
             return {"failed": True, "msg": str(own["problem"]), "code": str(own["problem_code"])}
-        return told
+        held = self._task.args.get("held") or {}
+        if told.get("failed") or "token" not in held:
+            return told
+        freed = host_lock.free(self, held)
+        warnings = [*told.get("warnings", ()), *freed.get("warnings", ())]
+        return {**told, "unlocked": True, **({"warnings": warnings} if warnings else {})}
 
     def _before(self) -> dict[str, Any]:
         given = self.inputs()
@@ -123,8 +140,8 @@ class ActionModule(KitAction):
         return False
 
     def _after(self) -> dict[str, Any]:
-        given, known = self.inputs(), self.variables["hostvars"]
-        found = [known[host].get(SWITCHED) or {} for host in self.variables["ansible_play_hosts"]]
+        given = self.inputs()
+        found = [self._led(host) for host in self.variables["ansible_play_hosts"]]
         if not hooks.of(given.project, AFTER_SWITCH) or any(one.get("problem") for one in found):
             return {"changed": False}
         record = next(one["record"] for one in found if one.get("record"))
@@ -221,7 +238,8 @@ class ActionModule(KitAction):
             "ref": given.version,
             "sha": version.sha,
             "dirty": bool(version.changed) or not version.sha,
-            "image": str(given.settings["images"]["app"]),
+            # Not out of all settings, which are a hundred templates.
+            "image": str(self.value("release_bundle_images")["app"]),
             "who": host_lock.who(),
             "kind": DEPLOY,
             "state": "running",

@@ -1,4 +1,8 @@
-"""Run the smoke checks on the control node, for all hosts of the play at once, and report."""
+"""Run the smoke checks on the control node, for all hosts of the play at once, and report.
+
+Each host's task writes down how it is reached, and what is to be found there; nothing is done on the host. A host alone
+is checked in the same step.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +17,72 @@ from kit_control import smoke, smoke_report
 from kit_control.action import KitAction
 from kit_control.errors import KitError
 
+LOOPBACK = "127.0.0.1"
+
 
 class ActionModule(KitAction):
-    """Arguments: ``hosts`` (results of kit_smoke_host), ``gate`` (a deploy waits for), ``limit`` (seconds),
-    ``released`` (a release is under way: what the gate finds is told, and ends it; else it is this task's failure)."""
+    """Arguments: ``gate`` (a deploy waits for), ``limit`` (seconds), ``released`` (a release is under way: what the
+    gate finds is told, and ends it; else it is this task's failure).
 
-    _requires_connection = False
-    _VALID_ARGS = frozenset({"hosts", "gate", "limit", "released"})
+    Of a host: ``root``, ``python`` (as of kit_engine), ``alone`` (no other is checked with it), and the role's inputs
+    ``address``, ``ports``, ``open_ports``, ``writes``, ``trust_file``, ``self_signed``, ``changed``. Of all: ``hosts``
+    (the results of theirs).
+    """
+
+    _VALID_ARGS = frozenset(
+        {"root", "python", "address", "ports", "open_ports", "writes", "trust_file", "self_signed", "changed", "alone"}
+        | {"hosts", "gate", "limit", "released"}
+    )
 
     def work(self) -> dict[str, Any]:
-        """Run and report; see the module's docstring."""
-        given, task = self.inputs(), self._task.args
-        gate, folder = bool(task["gate"]), self._folder()
-        if gate and not any(one["was_changed"] for one in task["hosts"]) and smoke.last_was_good(folder):
-            return {"skipped": True, "msg": "nothing changed since the smoke gate passed"}
+        """Write down, or run and report; see the module's docstring."""
         if self._task.check_mode:
             return {"skipped": True, "msg": "check mode: the smoke checks were not run"}
-        plan = smoke.write_plan(folder, [one["target"] for one in task["hosts"]])
+        if "hosts" in self._task.args:
+            return self._check(self._task.args["hosts"])
+        described = self._describe()
+        return {**described, **(self._check([described]) if self._task.args["alone"] else {})}
+
+    def _describe(self) -> dict[str, Any]:
+        given, task = self.inputs(), self._task.args
+        connection = smoke.connection_of(self)
+        if not (given.folder / "stack.json").is_file():
+            raise KitError(
+                "smoke",
+                f"{given.folder} holds no rendered files of {self.host}: nothing was deployed from here yet.",
+                f"make deploy ENV={given.env}",
+            )
+        if self._play_context.become and self._play_context.become_pass:
+            raise KitError(
+                "smoke",
+                f"The smoke checks become root on {self.host} without a password, and one was given.",
+                "allow sudo without a password for the login user (make provision does)",
+            )
+        trust = str(task["trust_file"] or "")
+        target = {
+            "host": self.host,
+            "env": given.env,
+            "connection": connection,
+            "become": bool(self._play_context.become),
+            "root": str(task["root"]),
+            "python": str(task["python"]),
+            "bundle": str(given.folder),
+            "project": smoke.expectations(given.project),
+            "address": str(task["address"] or connection["address"] or LOOPBACK),
+            "ports": {str(port): int(seen) for port, seen in task["ports"].items()},
+            "open_ports": [int(port) for port in task["open_ports"]],
+            "writes": bool(task["writes"]),
+            "trust_file": str(Path(trust).absolute()) if trust else "",
+            "self_signed": bool(task["self_signed"]),
+        }
+        return {"changed": False, "target": target, "was_changed": bool(task["changed"])}
+
+    def _check(self, hosts: list[dict[str, Any]]) -> dict[str, Any]:
+        given, task = self.inputs(), self._task.args
+        gate, folder = bool(task["gate"]), self._folder()
+        if gate and not any(one["was_changed"] for one in hosts) and smoke.last_was_good(folder):
+            return {"skipped": True, "msg": "nothing changed since the smoke gate passed"}
+        plan = smoke.write_plan(folder, [one["target"] for one in hosts])
         try:
             results = smoke.run(given.root, plan, gate=gate, limit=float(task["limit"]), env=given.env)
             if not gate:

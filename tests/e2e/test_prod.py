@@ -16,6 +16,9 @@ from support.prod_story import PROJECT, ROOT, Story
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
+# Of a deploy of changed code to one host.
+MOST_TASKS = 10
+
 
 @pytest.fixture(scope="module")
 def deployed(story: Story) -> Story:
@@ -74,6 +77,9 @@ def test_a_change_of_code_makes_the_apps_containers_anew_and_no_other(deployed: 
 
     deployed.make("deploy")
 
+    # Each of Ansible's tasks is a tenth of a second for whoever waits.
+    told = json.loads((deployed.kit.path / "build/prod/result.json").read_text())
+    assert len(told["steps"]) <= MOST_TASKS, told["steps"]
     after = deployed.containers()
     assert deployed.release() != release
     assert deployed.release().endswith(sha[:7])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import threading
@@ -50,6 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the plan, once it is there; results and JUnit's XML go beside it."""
     waits = config.getoption("--smoke-wait")
     if waits is not None:
+        # What collecting imports is there by then.
+        for path in sorted(Path(__file__).parent.glob("test_*.py")):
+            importlib.import_module(f"smoke.{path.stem}")
         _end_with(waits)
         threading.Thread(target=_end_with, args=(waits,), daemon=True).start()
     plan = Path(config.getoption("--smoke-plan"))

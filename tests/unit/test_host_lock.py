@@ -10,6 +10,7 @@ from typing import IO, cast
 
 import pytest
 from kit_control import host_lock
+from kit_control.errors import KitError
 
 Begin = Callable[[str], "subprocess.Popen[bytes]"]
 READY = json.dumps({"ready": True, "keeper": "/run/none"})
@@ -57,3 +58,10 @@ def test_an_end_counts_where_it_was_waited_for(begin: Begin, waited: bool) -> No
     if not waited:
         time.sleep(1)
     assert host_lock._taken_up(program) == (json.loads(ENDED) if waited else {})
+
+
+def test_a_wait_that_is_no_number_is_refused() -> None:
+    told = {"command": "make deploy ENV=prod", "wait": "600", "ahead": False}
+    assert host_lock.ordered(told) == host_lock.Order("make deploy ENV=prod", 600.0, ahead=False)
+    with pytest.raises(KitError, match="'10m' is no number of seconds"):
+        host_lock.ordered({**told, "wait": "10m"})

@@ -23,8 +23,8 @@ from kit_control.errors import KitError
 _LEAVES_NOTHING = ("image-migrations", "plan", "preflight")
 # What a control node does for itself, as the user who deploys.
 _HERE = ("app-image", "base-images")
-# What the tasks have registered that took the host's lock, and that opened a session there.
-LOCK, CHECKED = "preflight_lock", "release_bundle_checked"
+# What the tasks have registered that took the host's lock, judged the host (and locked it alone), and opened a session.
+LOCK, JUDGED, CHECKED = "preflight_lock", "preflight_told", "release_bundle_checked"
 # Often enough to look live; over SSH a look costs the host a tenth of a second, and short verbs get none.
 LOOK_SECONDS, LOOK_SECONDS_REMOTE = 0.2, 1.5
 # A step that takes longer is shown before it has ended.
@@ -175,8 +175,8 @@ def session(action: KitAction, root: Path) -> dict[str, Any]:
         The session, with ``token`` where it holds the lock; empty where there is none.
     """
     here = str(action._task.delegate_to or action.host) == action.host
-    checked = action.variables.get(CHECKED) or {}
-    held: dict[str, Any] = action.variables.get(LOCK) or checked.get("session") or {}
+    told = [action.variables.get(name) or {} for name in (LOCK, JUDGED, CHECKED)]
+    held: dict[str, Any] = told[0] or told[1].get("lock") or told[2].get("session") or {}
     # What runs in it has the privileges of the task that opened it.
     alike = held.get("became") == (action._connection.become is not None)
     return held if here and alike and held.get("root") == str(root) and "keeper" in held else {}

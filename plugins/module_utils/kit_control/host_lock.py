@@ -11,6 +11,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -106,15 +107,46 @@ def _told(keeper: subprocess.Popen[bytes]) -> dict[str, Any]:
     return {}
 
 
-def take(action: KitAction, root: Path, python: str, command: str, wait: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Order:
+    """How a lock is taken.
+
+    Attributes:
+        command: what was typed, for those who are refused meanwhile.
+        wait: seconds to wait for another holder.
+        ahead: whether a backup will be made under it: what takes long of that is started as soon as it is held.
+    """
+
+    command: str
+    wait: float
+    ahead: bool
+
+
+def ordered(told: Mapping[str, Any]) -> Order:
+    """Read an order as roles write it.
+
+    Raises:
+        KitError: the seconds are no number.
+    """
+    try:
+        wait = float(told["wait"])
+    except (TypeError, ValueError):
+        raise KitError(
+            "inventory",
+            f"{told['wait']!r} is no number of seconds to wait for another command. Nothing was changed.",
+            "WAIT=600    (lock_wait_seconds)",
+        ) from None
+    return Order(str(told["command"]), wait, bool(told["ahead"]))
+
+
+def take(action: KitAction, root: Path, python: str, order: Order) -> dict[str, Any]:
     """Take the lock of the task's host.
 
     Args:
         action: the action plugin that calls.
         root: the deploy root there.
         python: the host's Python.
-        command: what was typed, for those who are refused meanwhile.
-        wait: seconds to wait for another holder.
+        order: how.
 
     Returns:
         The task's result: a session, as of :func:`open_session`, with ``token`` for the steps; a failure names the
@@ -123,7 +155,14 @@ def take(action: KitAction, root: Path, python: str, command: str, wait: float) 
     Raises:
         KitError: the host cannot be reached, may not be administered, or has no fitting Python.
     """
-    order = {"lock": True, "command": command, "wait": wait}
+    told = _taken(action, root, python, {"lock": True, "command": order.command, "wait": order.wait})
+    if order.ahead and told.get("token") and not told["brought"]:
+        words = ["--root", str(root), "ahead", "--json", "--request", "{}", "--session", str(told["token"])]
+        host_session.leave_with(str(told["keeper"]), words)
+    return told
+
+
+def _taken(action: KitAction, root: Path, python: str, order: Mapping[str, Any]) -> dict[str, Any]:
     opened = engine_call.session(action, root)
     if opened:
         # Lost since it was opened: another is.
