@@ -310,3 +310,23 @@ def test_of_a_foreign_server_nobody_is_told_that_the_role_cannot_be_made_there(
         pass
     problem = "Database site (server db.test:5432) does not let role kit_backup read it:\n    ERROR:  permission denied"
     assert caught.value.problem.startswith(problem)
+
+
+def test_the_session_goes_when_the_dump_has_begun_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, gone = tmp_path / "dump", tmp_path / "gone"
+    have_docker(
+        tmp_path, monkeypatch, f"sleep 1.5; printf begun; while [ ! -e {gone} ]; do sleep 0.05; done; printf ' ended'"
+    )
+    begun: list[str] = []
+
+    def taken() -> None:
+        begun.append(target.read_text())
+        gone.touch()
+
+    found, wanted = own(tmp_path)
+    moment, client = backup_dump.Snapshot("0000-1", "16.10", taken=taken), backup_dump.Client("16.10", "gzip")
+    digest = backup_dump.dump(found, SERVER, wanted, moment, client, target, streams.Progress(None, ""), lambda: None)
+    assert begun[0] == "begun"
+    assert digest == hashlib.sha256(b"begun ended").hexdigest()

@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Optional
 
@@ -68,11 +68,14 @@ class Snapshot:
         id: by which other sessions see the same.
         server: version of the server, such as ``16.10``.
         rows: of each table; empty until the snapshot's block was left.
+        taken: to be called when whoever reads by it alone has begun to: from then on the server keeps it for him, and
+            the session that holds it counts to its end, and goes.
     """
 
     id: str
     server: str
-    rows: dict[str, int]
+    rows: dict[str, int] = field(default_factory=dict)
+    taken: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,12 @@ def snapshot(docker: Docker, session: Session, wanted: Database) -> Iterator[Sna
     if not line:
         raise (_refused if session.became else backup_role.not_made)(docker, wanted, session.why())
     found = json.loads(line)
-    held = Snapshot(found["snapshot"], found["server"], {})
+
+    def end() -> None:
+        with suppress(BrokenPipeError):
+            session.stdin.close()
+
+    held = Snapshot(found["snapshot"], found["server"], taken=end)
     try:
         yield held
     except EngineError as error:
@@ -214,8 +222,7 @@ def snapshot(docker: Docker, session: Session, wanted: Database) -> Iterator[Sna
             if session.running.wait(ENDING_SECONDS):
                 raise _refused(docker, wanted, session.rest()) from error
         raise
-    with suppress(BrokenPipeError):
-        session.stdin.close()
+    end()
     told = session.rest()
     if session.running.wait():
         raise _refused(docker, wanted, told)
@@ -249,7 +256,14 @@ def dump(
     Raises:
         EngineError: pg_dump failed, or its output could not be written.
     """
-    return _into(docker, server, wanted, words_for(wanted, moment, client), target, progress, look)
+
+    def each_second() -> None:
+        look()
+        # It writes nothing before it sees what the snapshot shows.
+        if streams.size_of(target):
+            moment.taken()
+
+    return _into(docker, server, wanted, words_for(wanted, moment, client), target, progress, each_second)
 
 
 def words_for(wanted: Database, moment: Snapshot, client: Client) -> list[str]:

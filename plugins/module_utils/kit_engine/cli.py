@@ -174,10 +174,10 @@ def parser() -> argparse.ArgumentParser:
     destroy = add("destroy", "verbs.destroy", "remove the stack with its data")
     destroy.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")
     add("status", "status.status_verb", "show how the stack and its host are")
-    made = add("backup", "restore.backup_verb", "back database and media files up, and verify the backup")
+    made = add("backup", "backup_verbs.backup_verb", "back database and media files up, and verify the backup")
     text = "how far it is verified; default: as far as the environment says"
     made.add_argument("--level", choices=("checksum", "read", "restore"), help=text)
-    add("backups", "restore.backups_verb", "list the backups, and where each lies")
+    add("backups", "backup_verbs.backups_verb", "list the backups, and where each lies")
     add("copy-offsite", "backup_offsite.copy_verb", "copy off-site what lies on this host only")
     verified = add("verify-backup", "backup_checks.verify_verb", "show that a backup is good")
     verified.add_argument("backup", nargs="?", default="latest", metavar="ID", help="of the backup, or latest")
