@@ -19,7 +19,10 @@ from support.kit import ROOT
 from faults import written_between
 
 BEGIN, END = "<!-- backup faults: make test-backup-faults -->\n", "<!-- end of the backup faults -->\n"
-FILES = ("backup", "backup_faults", "backup_keeping", "backup_offsite", "backup_stream", "restore", "disaster")
+FILES = (
+    *("backup", "backup_faults", "backup_keeping", "backup_parallel", "backup_offsite", "backup_stream", "restore"),
+    *("backup_external", "external_faults", "external_tls", "disaster"),
+)
 
 
 @dataclass(frozen=True)
