@@ -6,6 +6,8 @@ In the order of the file, on one host; the commit decides which Debian release i
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
 
 import pytest
 from fresh.documented import commands
@@ -84,6 +86,28 @@ def test_a_change_of_code_makes_the_apps_containers_anew_and_no_other(deployed: 
     assert deployed.release() != release
     assert deployed.release().endswith(sha[:7])
     assert {name for name in after if after[name] == before[name]} == {"nginx", "db", "redis"}
+
+
+def test_who_comes_second_is_refused_or_waits(deployed: Story) -> None:
+    release = deployed.release()
+    page = deployed.kit.path / "app/templates/landing.html"
+    page.write_text(page.read_text() + "<!-- another line -->\n")
+    deployed.kit.commit("change it again")
+    # Somebody's command, until he ends it.
+    hold = "sudo flock /run/kit-*.lock sh -c 'echo held; cat'"
+    with subprocess.Popen([*deployed.host.ssh_words, hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        told = deployed.make("deploy", check=False)
+        assert "Another command is at work on this host since" in told
+        assert json.loads((deployed.kit.path / "build/prod/result.json").read_text())["code"] == "locked"
+        assert deployed.release() == release
+        end = threading.Timer(8, other.stdin.close)
+        end.start()
+        deployed.make("deploy", "WAIT=120")
+        end.join()
+    assert deployed.release() != release
 
 
 def test_a_rollback_is_one_command_and_the_next_deploy_another_release(deployed: Story) -> None:

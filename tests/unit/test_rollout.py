@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import pytest
-from kit_engine import edge, hooks, one_off, preflight, prepare, release, release_commands, rollout, stack
+from kit_engine import edge, hooks, one_off, preflight, prepare, release, release_commands, rollout, signals, stack
 from kit_engine.docker import Docker
 from kit_engine.report import Report
 from support.kit import ROOT
-
-
-class _StopError(Exception):
-    """As a signal that is taken."""
 
 
 @pytest.mark.parametrize("commands", [True, False])
@@ -38,9 +34,6 @@ def test_containers_that_are_being_created_are_waited_for(
     def waiting(_docker: Docker) -> Iterator[one_off.Waiting]:
         yield one_off.Waiting.__new__(one_off.Waiting)
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise _StopError
-
     monkeypatch.setattr(rollout, "_create_web", create)
     monkeypatch.setattr(rollout, "_ask_database", lambda _docker, **_more: [])
     monkeypatch.setattr(rollout, "_backing", lambda *_: {})
@@ -58,12 +51,13 @@ def test_containers_that_are_being_created_are_waited_for(
     report = Report("release", False)
     wanted = rollout.Wanted(commands=commands)
     report.names = wanted.steps(docker)
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
-        with pytest.raises(_StopError):
+    # The second one comes while that is waited for.
+    ends = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)) for seconds in (0.5, 0.9)]
+    with signals.taken():
+        for one in ends:
+            one.start()
+        with pytest.raises(signals.Interrupted):
             rollout.ready_for(docker, report, wanted, rollout.Prepared())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for one in ends:
+            one.join()
     assert created.is_set()

@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
@@ -116,12 +116,24 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
     with (
         ThreadPoolExecutor(2) as aside,
         one_off.waiting(docker) if wanted.commands else nullcontext() as apart,
+        _waited_for(aside),
     ):
         # Each question is a program in the database's container; the backup needs no answer.
         asked = aside.submit(_ask_database, docker, applied=wanted.commands and bool(stack.release_commands))
         # What waits for no backup and no release command is created at once.
         created = None if wanted.commands else aside.submit(_create_web, docker)
         _until_healthy(docker, report, _Beside(aside, apart, asked, created), done)
+
+
+@contextmanager
+def _waited_for(threads: ThreadPoolExecutor) -> Iterator[None]:
+    """Have a release that fails wait for its threads, however often it is told to end: what they make goes next."""
+    try:
+        yield
+    except BaseException:
+        with signals.deferred():
+            threads.shutdown()
+        raise
 
 
 @dataclass
