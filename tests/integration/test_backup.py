@@ -17,6 +17,7 @@ from kit_engine.verification import CONFIGURATION, DUMP, MEDIA_LIST, ROLES
 from support import host_releases
 from support.backups import (
     backed_up,
+    choose_engine,
     databases,
     fill,
     flip,
@@ -181,7 +182,13 @@ def test_a_thousand_backups_are_listed_and_the_newest_is_found(host: HostRelease
     assert backup.free_id(tmp_path, "now") > newest["id"]
 
 
-def test_media_are_copied_once_and_a_bad_copy_is_not_handed_on(host: HostReleases) -> None:
+@pytest.mark.parametrize("where", ["here", "in a container"])
+def test_media_are_copied_once_and_a_bad_copy_is_not_handed_on(
+    host: HostReleases, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "in a container":
+        choose_engine(tmp_path, monkeypatch)
+    media(host, "sh", "-c", "rm -rf ./*")
     media_file(host, "kept.bin", "k" * 5000)
     first = folder_of(host, backed_up(host, "--level", "checksum"))
     media_file(host, "new.bin", "n" * 300)
@@ -203,6 +210,18 @@ def test_media_are_copied_once_and_a_bad_copy_is_not_handed_on(host: HostRelease
                             "touch -r /tmp/then kept.bin")  # fmt: skip
     fourth = backed_up(host, "--level", "checksum")
     assert kept(folder_of(host, fourth)).read_text() == "x" + "k" * 4999
+
+
+def test_both_ways_to_media_give_the_same(host: HostReleases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    media(host, "sh", "-c", "rm -rf ./*; mkdir -p a/b; echo x > a/b/c; ln -s a/b/c link; chmod 640 a/b/c; mkfifo pipe")
+    # Read by whoever may read all.
+    media(host, "sh", "-c", "echo own > closed; chmod 0 closed")
+    here = list(verification.media_entries(folder_of(host, backed_up(host, "--level", "checksum"))))
+    choose_engine(tmp_path, monkeypatch)
+    inside = list(verification.media_entries(folder_of(host, backed_up(host, "--level", "checksum"))))
+    assert here == inside
+    assert {one["path"] for one in here} == {"a", "a/b", "a/b/c", "link", "closed"}
+    media(host, "rm", "-f", "pipe", "closed")
 
 
 def test_a_media_file_that_changes_while_it_is_read_is_read_anew_and_told(host: HostReleases) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from kit_engine import backup, throw_away
@@ -16,6 +17,7 @@ from kit_engine.backup import FOLDER
 from kit_engine.verification import DUMP
 from support.backups import (
     backed_up,
+    choose_engine,
     fill,
     folder_of,
     limits,
@@ -71,12 +73,17 @@ def test_a_backup_that_is_killed_leaves_none(host: HostReleases, victim: str, nu
 
 @pytest.mark.parametrize(
     ("victim", "number"),
-    [("reader", signal.SIGKILL), ("engine", signal.SIGTERM), ("engine", signal.SIGKILL)],
+    [
+        *(("reader", signal.SIGKILL), ("reader in a container", signal.SIGKILL)),
+        *(("engine", signal.SIGTERM), ("engine", signal.SIGKILL)),
+    ],
 )
 def test_a_backup_that_is_killed_while_media_are_copied_leaves_none(
-    host: HostReleases, victim: str, number: signal.Signals
+    host: HostReleases, victim: str, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dump goes on beside the copy, and ends with it."""
+    if victim == "reader in a container":
+        choose_engine(tmp_path, monkeypatch)
     fill(host, 400_000)
     media(host, "sh", "-c", "head -c 400000000 /dev/urandom > big.bin")
     before = {name for name in names(host) if not name.startswith(backup.UNFINISHED)}
@@ -86,6 +93,13 @@ def test_a_backup_that_is_killed_while_media_are_copied_leaves_none(
             assert running.poll() is None
         if victim == "engine":
             os.killpg(running.pid, number)
+        elif victim == "reader":
+            # Its own text is among its arguments.
+            children = " ".join(one.read_text() for one in Path(f"/proc/{running.pid}/task").glob("*/children")).split()
+            (reader,) = (
+                one for one in children if b"kit_engine.backup_media" in Path(f"/proc/{one}/cmdline").read_bytes()
+            )
+            os.kill(int(reader), number)
         else:
             (reader,) = throw_aways(host)
             docker("kill", reader)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kit_engine import throw_away, verification
 from kit_engine.backup import FOLDER, MANIFEST
 from kit_engine.verification import DUMP
@@ -66,6 +67,18 @@ def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def choose_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the client take its engine by a context: nobody knows then whether it is this machine's.
+
+    Args:
+        folder: of the client's settings.
+        monkeypatch: takes it back.
+    """
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    docker("context", "create", "chosen", "--docker", "host=unix:///var/run/docker.sock")
+    monkeypatch.setenv("DOCKER_CONTEXT", "chosen")
 
 
 def media(host: HostReleases, *words: str) -> str:

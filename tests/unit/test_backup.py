@@ -172,6 +172,32 @@ def test_a_file_with_another_ctime_is_sent_only_where_its_content_differs(
     assert linked["ctime_ns"] == (tmp_path / "linked").stat().st_ctime_ns
 
 
+@pytest.mark.parametrize("what", ["link", "pipe", "folder"])
+def test_what_came_into_a_files_place_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    inside = tmp_path / "media"
+    inside.mkdir()
+    (tmp_path / "secret").write_text("of somebody else")
+    path = inside / "file"
+    path.write_text("mine")
+    line = media_reader._line
+
+    def swap(out: io.BytesIO, told: dict[str, Any]) -> None:
+        """Between the look at a file and the opening of it, the app puts something else there."""
+        if told.get("path") == "file":
+            path.unlink()
+            if what == "link":
+                path.symlink_to("../secret")
+            elif what == "pipe":
+                os.mkfifo(path)
+            else:
+                path.mkdir()
+        line(out, told)
+
+    monkeypatch.setattr(media_reader, "_line", swap)
+    _, (entry,) = read(inside)
+    assert (entry["content"], entry["states"]) == (b"", ["gone"])
+
+
 def test_it_is_told_how_far_comparing_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker, _ = own(tmp_path)
     monkeypatch.setattr(streams, "PROGRESS_SECONDS", -1)

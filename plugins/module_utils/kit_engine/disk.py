@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
+from urllib.parse import quote
 
 from kit_engine import command, docker_socket
 from kit_engine.errors import CheckFailed, EngineError
@@ -94,6 +96,26 @@ def engine_folder() -> Optional[Path]:
     """Where the engine keeps images and volumes; on another machine where it is remote or in a virtual one."""
     told = engine_info().get("DockerRootDir")
     return Path(str(told)) if told else None
+
+
+def volume_folder(name: str) -> Optional[Path]:
+    """Give the folder of a volume on this machine.
+
+    Args:
+        name: of the volume.
+
+    Returns:
+        The folder; None where it is not sure to be here as containers see it: the engine is another machine's, rootless
+        or has user namespaces, or the volume is none of its own folders (as of NFS, mounted only while it is in use).
+    """
+    told, volume = engine_info(), docker_socket.get(f"/volumes/{quote(name, safe='')}")
+    apart = any("rootless" in one or "userns" in one for one in told.get("SecurityOptions") or ())
+    if apart or told.get("Name") != platform.node() or not isinstance(volume, dict):
+        return None
+    if volume.get("Driver") != "local" or volume.get("Options"):
+        return None
+    place = Path(str(volume.get("Mountpoint") or "/nowhere"))
+    return place if place.is_relative_to(str(told.get("DockerRootDir"))) and place.is_dir() else None
 
 
 def _gib(size: int) -> str:

@@ -1,7 +1,9 @@
-"""Read a media volume from inside a container, and write what is new in it to standard output.
+"""Read a media volume, and write what is new in it to standard output.
 
-Run by the engine as ``python -c <this file> <folder>`` in the project's own image, whose Python is there for certain;
-it imports nothing of the kit. :mod:`kit_engine.backup_media` is the other end.
+Run by the engine as ``python -c <this file> <folder>`` where the volume lies, or inside a container of the project's
+own image, whose Python is there for certain; it imports nothing of the kit. :mod:`kit_engine.backup_media` is the other
+end. The app may change the folder any time, and we may be root: no link is followed out of it, as each file is opened
+by its folder's descriptor.
 
 Standard input: one JSON array for each file that the engine has already, ``[path, size, mtime_ns, ctime_ns, sha256]``.
 Standard output: lines that tell how many bytes were read to be compared, a line with the sum of what is to come, then
@@ -11,6 +13,7 @@ piece of length 0, and a line on what became of it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -45,10 +48,10 @@ def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
         known[path] = (size, mtime, ctime, bytes.fromhex(digest))
     files = total = compared = told = 0
     # Gone through twice: to keep a million entries would take more memory than there is here.
-    for entry in _entries(folder, known):
+    for entry, place, name in _entries(folder, known):
         if entry["kind"] != "file" or entry["same"]:
             continue
-        if _is_known(folder, entry, known):
+        if _is_known(entry, place, name, known):
             compared += entry["size"]
         else:
             files, total = files + 1, total + entry["size"]
@@ -57,15 +60,15 @@ def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
             _line(out, {"compared": compared})
             out.flush()
     _line(out, {"files": files, "bytes": total})
-    for entry in _entries(folder, known):
+    for entry, place, name in _entries(folder, known):
         _line(out, entry)
         if entry["kind"] == "file" and not entry["same"]:
-            _content(os.path.join(folder, entry["path"]), out)  # noqa: PTH118 - as os.walk gives them, by the thousand
+            _content(place, name, out)
     _line(out, {"end": True})
     out.flush()
 
 
-def _is_known(folder: str, entry: dict[str, Any], known: dict[str, tuple[int, int, int, bytes]]) -> bool:
+def _is_known(entry: dict[str, Any], place: int, name: str, known: dict[str, tuple[int, int, int, bytes]]) -> bool:
     """Whether a file has the content that is known of it all the same; noted, so that it is found to be the same next.
 
     A restore gives all files a new time of change (ctime), as do chmod and rename: to read them is less than to copy.
@@ -75,10 +78,10 @@ def _is_known(folder: str, entry: dict[str, Any], known: dict[str, tuple[int, in
         return False
     found = hashlib.sha256()
     try:
-        with open(os.path.join(folder, entry["path"]), "rb", buffering=0) as file:  # noqa: PTH118, PTH123 - as below
+        with _opened(place, name) as file:
             while piece := file.read(PIECE):
                 found.update(piece)
-    except FileNotFoundError:
+    except _GoneError:
         return False
     if found.digest() != digest:
         return False
@@ -87,20 +90,40 @@ def _is_known(folder: str, entry: dict[str, Any], known: dict[str, tuple[int, in
     return True
 
 
-def _entries(folder: str, known: dict[str, tuple[int, int, int, bytes]]) -> Iterator[dict[str, Any]]:
-    for place, folders, files in os.walk(folder):
+def _entries(folder: str, known: dict[str, tuple[int, int, int, bytes]]) -> Iterator[tuple[dict[str, Any], int, str]]:
+    """Give each entry with the descriptor of its folder, open until the next is asked for, and its name there."""
+    for place, folders, files, opened in os.fwalk(folder):
         folders[:] = sorted(name for name in folders if place != folder or name != RESTORING)
         for name in sorted([*folders, *files]):
-            path = os.path.join(place, name)  # noqa: PTH118 - as above
             try:
-                entry = _described(os.lstat(path))
+                entry = _described(os.stat(name, dir_fd=opened, follow_symlinks=False))
                 if entry["kind"] == "link":
-                    entry["target"] = os.readlink(path)  # noqa: PTH115 - as above
+                    entry["target"] = os.readlink(name, dir_fd=opened)
             except FileNotFoundError:
                 continue
-            inside = path[len(folder) + 1 :]
+            inside = os.path.join(place, name)[len(folder) + 1 :]  # noqa: PTH118 - by the thousand
             seen = (entry["size"], entry["mtime_ns"], entry["ctime_ns"])
-            yield {"path": inside, **entry, "same": entry["kind"] == "file" and known.get(inside, ())[:3] == seen}
+            same = entry["kind"] == "file" and known.get(inside, ())[:3] == seen
+            yield {"path": inside, **entry, "same": same}, opened, name
+
+
+class _GoneError(Exception):
+    """There is no such file any more."""
+
+
+def _opened(place: int, name: str) -> BinaryIO:
+    """Open a file by its name in a folder; raises _GoneError where there is none, or something else by now."""
+    try:
+        # What came into its place may be a link that leads elsewhere, or a pipe that nobody writes to.
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            raise _GoneError from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _GoneError
+    return open(descriptor, "rb", buffering=0)  # noqa: PTH123 - whoever asked for it closes it
 
 
 def _described(found: os.stat_result) -> dict[str, Any]:
@@ -116,10 +139,10 @@ def _described(found: os.stat_result) -> dict[str, Any]:
     }
 
 
-def _content(path: str, out: BinaryIO) -> None:
+def _content(place: int, name: str, out: BinaryIO) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as above
+            with _opened(place, name) as file:
                 before = _described(os.fstat(file.fileno()))
                 length = 0
                 while True:
@@ -129,7 +152,7 @@ def _content(path: str, out: BinaryIO) -> None:
                         break
                     length += len(piece)
                 after = _described(os.fstat(file.fileno()))
-        except FileNotFoundError:
+        except _GoneError:
             out.write(LENGTH.pack(0))
             _line(out, {"state": GONE})
             return
