@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from bench import figures
+from bench.backups import Measured
 from bench.figures import Bar, Timed, UnfitError
 from support.kit import ROOT
 
@@ -106,3 +107,9 @@ def test_a_bar_that_is_missed_is_named(
 def test_a_bar_itself_is_kept() -> None:
     assert Bar("", 3.0, 3.0).kept
     assert Bar("", 0.9, 0.9, at_most=False).kept
+
+
+def test_times_are_of_pairs_and_not_of_medians() -> None:
+    # The machine was half as fast for a while.
+    done = Measured({"ours": [1.1, 1.1, 2.2, 2.2, 1.1], "bare": [1.0, 1.0, 2.0, 2.0, 2.0]})
+    assert done.times("ours", "bare") == pytest.approx(1.1)
