@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -196,6 +200,70 @@ def test_what_came_into_a_files_place_is_not_read(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(media_reader, "_line", swap)
     _, (entry,) = read(inside)
     assert (entry["content"], entry["states"]) == (b"", ["gone"])
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "file", "nothing"])
+def test_what_came_into_a_folders_place_is_not_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    inside = tmp_path / "media"
+    (inside / "folder").mkdir(parents=True)
+    (inside / "later").mkdir()
+    (inside / "later/file").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/secret").write_text("of somebody else")
+    (inside / "to-folder").symlink_to(tmp_path / "other")
+    path = inside / "folder"
+    line = media_reader._line
+
+    def swap(out: io.BytesIO, told: dict[str, Any]) -> None:
+        """Between the look at a folder and the opening of it."""
+        if told.get("path") == "folder":
+            path.rmdir()
+            if what == "link":
+                path.symlink_to("../other")
+            elif what == "pipe":
+                os.mkfifo(path)
+            elif what == "file":
+                path.write_text("a file now")
+        line(out, told)
+
+    monkeypatch.setattr(media_reader, "_line", swap)
+    _, entries = read(inside)
+    assert [one["path"] for one in entries] == ["folder", "later", "to-folder", "later/file"]
+
+
+def test_a_folder_that_may_not_be_read_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    given = os.open
+
+    def refuse(path: Any, flags: int, *more: Any, **others: Any) -> int:
+        if path == "folder":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return given(path, flags, *more, **others)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError):
+        read(tmp_path)
+
+
+def test_folders_are_read_however_deep_they_are(tmp_path: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    place = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1_200):
+        os.mkdir("a", dir_fd=place)
+        below = os.open("a", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=place))
+    os.close(place)
+    program = [sys.executable, "-I", "-c", Path(media_reader.__file__).read_text(), str(tmp_path)]
+    done = subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    # Python's own way goes no deeper than its calls may.
+    subprocess.run(["rm", "--recursive", str(tmp_path / "a")], timeout=60, check=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[0]) == {"files": 1, "bytes": 0}
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == most
 
 
 def test_it_is_told_how_far_comparing_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

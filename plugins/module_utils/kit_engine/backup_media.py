@@ -97,9 +97,10 @@ def reader(docker: Docker, volume: str) -> list[str]:
     source = pkgutil.get_data("kit_engine", "media_reader.py")
     assert source is not None  # noqa: S101 - it lies beside us
     script = source.decode("utf-8")
+    # Names are what the app's Python takes them for, whatever the host's locale is.
     place = disk.volume_folder(volume) if os.geteuid() == 0 else None
     if place:
-        return [sys.executable, "-I", "-c", script, str(place)]
+        return [sys.executable, "-I", "-X", "utf8", "-c", script, str(place)]
     image, _ = docker.web_settings()
     return [
         *throw_away.words(docker, throw_away.name_of(docker, "media"), _CAPABILITIES),

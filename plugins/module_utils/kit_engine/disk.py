@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import platform
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import quote
@@ -105,17 +105,23 @@ def volume_folder(name: str) -> Optional[Path]:
         name: of the volume.
 
     Returns:
-        The folder; None where it is not sure to be here as containers see it: the engine is another machine's, rootless
-        or has user namespaces, or the volume is none of its own folders (as of NFS, mounted only while it is in use).
+        The folder; None where it is not sure to be here as containers see it. The engine is rootless or has user
+        namespaces; the volume is none of its own folders, as of NFS, mounted only while it is in use; or no container
+        that runs has just this folder, as where the engine is another machine's.
     """
-    told, volume = engine_info(), docker_socket.get(f"/volumes/{quote(name, safe='')}")
-    apart = any("rootless" in one or "userns" in one for one in told.get("SecurityOptions") or ())
-    if apart or told.get("Name") != platform.node() or not isinstance(volume, dict):
+    if any("rootless" in one or "userns" in one for one in engine_info().get("SecurityOptions") or ()):
         return None
-    if volume.get("Driver") != "local" or volume.get("Options"):
+    volume = docker_socket.get(f"/volumes/{quote(name, safe='')}")
+    if not isinstance(volume, dict) or volume.get("Driver") != "local" or volume.get("Options"):
         return None
-    place = Path(str(volume.get("Mountpoint") or "/nowhere"))
-    return place if place.is_relative_to(str(told.get("DockerRootDir"))) and place.is_dir() else None
+    place = Path(str(volume.get("Mountpoint")))
+    for one in docker_socket.get("/containers/json", filters=json.dumps({"volume": [name]})) or ():
+        told = docker_socket.get(f"/containers/{one['Id']}/json") or {}
+        with suppress(OSError, KeyError, TypeError, StopIteration):
+            inside = next(mount["Destination"] for mount in one["Mounts"] if mount.get("Name") == name)
+            if Path(f"/proc/{told['State']['Pid']}/root{inside}").samefile(place):
+                return place
+    return None
 
 
 def _gib(size: int) -> str:

@@ -17,6 +17,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import stat
 import struct
 import sys
@@ -32,6 +33,12 @@ LENGTH = struct.Struct(">I")
 # What a restore that was cut off has left (media_writer.PLACE) is no media file.
 RESTORING = ".kit-restore"
 WHOLE, AGAIN, CHANGED, GONE = "whole", "again", "changed", "gone"
+# Of a folder and nothing else; what came into its place is not even opened.
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+# How it is told that something went, or became something else, since it was listed.
+_WENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+# What is known of a million files takes half of it.
+_MEMORY_BYTES = 1 << 30
 
 
 def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
@@ -92,19 +99,50 @@ def _is_known(entry: dict[str, Any], place: int, name: str, known: dict[str, tup
 
 def _entries(folder: str, known: dict[str, tuple[int, int, int, bytes]]) -> Iterator[tuple[dict[str, Any], int, str]]:
     """Give each entry with the descriptor of its folder, open until the next is asked for, and its name there."""
-    for place, folders, files, opened in os.fwalk(folder):
-        folders[:] = sorted(name for name in folders if place != folder or name != RESTORING)
-        for name in sorted([*folders, *files]):
-            try:
-                entry = _described(os.stat(name, dir_fd=opened, follow_symlinks=False))
-                if entry["kind"] == "link":
-                    entry["target"] = os.readlink(name, dir_fd=opened)
-            except FileNotFoundError:
+    place, inside = os.open(folder, _FOLDER), ""
+    # The folders that we are in, by their descriptors, and which of theirs are still to come; no call for each: the app
+    # may have made a thousand, each in the one before.
+    levels: list[tuple[int, str, list[str]]] = []
+    while True:
+        left: list[str] = []
+        for name in sorted(os.listdir(place)):  # noqa: PTH208 - by its descriptor
+            if name == RESTORING and not inside:
                 continue
-            inside = os.path.join(place, name)[len(folder) + 1 :]  # noqa: PTH118 - by the thousand
+            try:
+                entry = _described(os.stat(name, dir_fd=place, follow_symlinks=False))
+                if entry["kind"] == "link":
+                    entry["target"] = os.readlink(name, dir_fd=place)
+            except OSError as error:
+                if error.errno in _WENT:
+                    continue
+                raise
+            if entry["kind"] == "folder":
+                left.insert(0, name)
             seen = (entry["size"], entry["mtime_ns"], entry["ctime_ns"])
-            same = entry["kind"] == "file" and known.get(inside, ())[:3] == seen
-            yield {"path": inside, **entry, "same": same}, opened, name
+            same = entry["kind"] == "file" and known.get(inside + name, ())[:3] == seen
+            yield {"path": inside + name, **entry, "same": same}, place, name
+        levels.append((place, inside, left))
+        found = _next(levels)
+        if found is None:
+            return
+        place, inside = found
+
+
+def _next(levels: list[tuple[int, str, list[str]]]) -> tuple[int, str] | None:
+    """Open the next folder, and close those that are gone through; None where there is none."""
+    while levels:
+        place, inside, left = levels[-1]
+        while left:
+            name = left.pop()
+            try:
+                return os.open(name, _FOLDER, dir_fd=place), f"{inside}{name}/"
+            except OSError as error:
+                # Any other reason would leave a folder out that is there.
+                if error.errno not in _WENT:
+                    raise
+        os.close(place)
+        levels.pop()
+    return None
 
 
 class _GoneError(Exception):
@@ -114,16 +152,16 @@ class _GoneError(Exception):
 def _opened(place: int, name: str) -> BinaryIO:
     """Open a file by its name in a folder; raises _GoneError where there is none, or something else by now."""
     try:
-        # What came into its place may be a link that leads elsewhere, or a pipe that nobody writes to.
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-            raise _GoneError from error
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _GoneError
-    return open(descriptor, "rb", buffering=0)  # noqa: PTH123 - whoever asked for it closes it
+        # Not yet for reading: what came into its place may be a link that leads elsewhere, or a pipe.
+        looked = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=place)
+    except FileNotFoundError as error:
+        raise _GoneError from error
+    try:
+        if not stat.S_ISREG(os.fstat(looked).st_mode):
+            raise _GoneError
+        return open(f"/proc/self/fd/{looked}", "rb", buffering=0)  # noqa: PTH123 - whoever asked for it closes it
+    finally:
+        os.close(looked)
 
 
 def _described(found: os.stat_result) -> dict[str, Any]:
@@ -167,5 +205,15 @@ def _line(out: BinaryIO, told: dict[str, Any]) -> None:
     out.write(json.dumps(told).encode("ascii") + b"\n")
 
 
+def limit() -> None:
+    """Take as many descriptors as we may, one a level of folders, and no more memory than was meant."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    if most == resource.RLIM_INFINITY or most > _MEMORY_BYTES:
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, most))
+
+
 if __name__ == "__main__":
+    limit()
     send(sys.argv[1], sys.stdin.buffer, sys.stdout.buffer)

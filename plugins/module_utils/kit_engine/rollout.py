@@ -133,7 +133,7 @@ def _waited_for(threads: ThreadPoolExecutor) -> Iterator[None]:
     except BaseException:
         with signals.deferred():
             threads.shutdown()
-        raise
+            raise
 
 
 @dataclass
@@ -175,7 +175,7 @@ def _until_healthy(docker: Docker, report: Report, beside: _Beside, done: Prepar
                 ending.stop(docker, [item for item in docker.containers() if item.service in stack.workers])
             beside.created = beside.threads.submit(_create_web, docker)
             release_commands.run(docker, done.migrations, apart.execute, beside.asked.result())
-    with report.step("start"), ThreadPoolExecutor(1) as aside:
+    with report.step("start"), ThreadPoolExecutor(1) as aside, _waited_for(aside):
         beside.asked.result()
         # Both before the switch; most of their time is Docker's.
         files = stack.app_files if apart else None
@@ -185,7 +185,7 @@ def _until_healthy(docker: Docker, report: Report, beside: _Beside, done: Prepar
         _start_web(docker)
         if published:
             published.result()
-    with report.step("healthy"), ThreadPoolExecutor(1) as aside:
+    with report.step("healthy"), ThreadPoolExecutor(1) as aside, _waited_for(aside):
         removed = aside.submit(apart.remove) if apart else None
         wait_for_web(docker)
         if removed:

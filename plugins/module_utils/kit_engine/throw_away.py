@@ -1,4 +1,5 @@
-"""Containers of a minute: a PostgreSQL that a backup is restored into, and what reads the media volume.
+"""Containers of a minute: a PostgreSQL that a backup is restored into, and what reads or writes the
+media volume from inside.
 
 Each carries a label, by which the next run removes what one that was killed has left. A deploy's session starts the
 server that its backup will need while the image is still being made (:func:`begin_ahead`).
