@@ -176,6 +176,15 @@ def test_a_file_with_another_ctime_is_sent_only_where_its_content_differs(
     assert linked["ctime_ns"] == (tmp_path / "linked").stat().st_ctime_ns
 
 
+def put(path: Path, what: str, target: str) -> None:
+    """Put something of a kind there; a link leads to the target."""
+    ways: dict[str, Callable[[], object]] = {
+        "link": lambda: path.symlink_to(target), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir,
+        "file": path.touch, "nothing": lambda: None,
+    }  # fmt: skip
+    ways[what]()
+
+
 @pytest.mark.parametrize("what", ["link", "pipe", "folder"])
 def test_what_came_into_a_files_place_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     inside = tmp_path / "media"
@@ -189,12 +198,7 @@ def test_what_came_into_a_files_place_is_not_read(tmp_path: Path, monkeypatch: p
         """Between the look at a file and the opening of it, the app puts something else there."""
         if told.get("path") == "file":
             path.unlink()
-            if what == "link":
-                path.symlink_to("../secret")
-            elif what == "pipe":
-                os.mkfifo(path)
-            else:
-                path.mkdir()
+            put(path, what, "../secret")
         line(out, told)
 
     monkeypatch.setattr(media_reader, "_line", swap)
@@ -220,12 +224,7 @@ def test_what_came_into_a_folders_place_is_not_entered(
         """Between the look at a folder and the opening of it."""
         if told.get("path") == "folder":
             path.rmdir()
-            if what == "link":
-                path.symlink_to("../other")
-            elif what == "pipe":
-                os.mkfifo(path)
-            elif what == "file":
-                path.write_text("a file now")
+            put(path, what, "../other")
         line(out, told)
 
     monkeypatch.setattr(media_reader, "_line", swap)
