@@ -176,13 +176,21 @@ def test_a_file_with_another_ctime_is_sent_only_where_its_content_differs(
     assert linked["ctime_ns"] == (tmp_path / "linked").stat().st_ctime_ns
 
 
-def put(path: Path, what: str, target: str) -> None:
-    """Put something of a kind there; a link leads to the target."""
+def swap(monkeypatch: pytest.MonkeyPatch, path: Path, what: str, target: str) -> None:
+    """Have the app put something else in a place between our look at it and the opening; a link leads to the target."""
+    line = media_reader._line
     ways: dict[str, Callable[[], object]] = {
         "link": lambda: path.symlink_to(target), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir,
         "file": path.touch, "nothing": lambda: None,
     }  # fmt: skip
-    ways[what]()
+
+    def told_of(out: io.BytesIO, told: dict[str, Any]) -> None:
+        if told.get("path") == path.name:
+            (path.rmdir if path.is_dir() else path.unlink)()
+            ways[what]()
+        line(out, told)
+
+    monkeypatch.setattr(media_reader, "_line", told_of)
 
 
 @pytest.mark.parametrize("what", ["link", "pipe", "folder"])
@@ -192,16 +200,7 @@ def test_what_came_into_a_files_place_is_not_read(tmp_path: Path, monkeypatch: p
     (tmp_path / "secret").write_text("of somebody else")
     path = inside / "file"
     path.write_text("mine")
-    line = media_reader._line
-
-    def swap(out: io.BytesIO, told: dict[str, Any]) -> None:
-        """Between the look at a file and the opening of it, the app puts something else there."""
-        if told.get("path") == "file":
-            path.unlink()
-            put(path, what, "../secret")
-        line(out, told)
-
-    monkeypatch.setattr(media_reader, "_line", swap)
+    swap(monkeypatch, path, what, "../secret")
     _, (entry,) = read(inside)
     assert (entry["content"], entry["states"]) == (b"", ["gone"])
 
@@ -218,16 +217,7 @@ def test_what_came_into_a_folders_place_is_not_entered(
     (tmp_path / "other/secret").write_text("of somebody else")
     (inside / "to-folder").symlink_to(tmp_path / "other")
     path = inside / "folder"
-    line = media_reader._line
-
-    def swap(out: io.BytesIO, told: dict[str, Any]) -> None:
-        """Between the look at a folder and the opening of it."""
-        if told.get("path") == "folder":
-            path.rmdir()
-            put(path, what, "../other")
-        line(out, told)
-
-    monkeypatch.setattr(media_reader, "_line", swap)
+    swap(monkeypatch, path, what, "../other")
     _, entries = read(inside)
     assert [one["path"] for one in entries] == ["folder", "later", "to-folder", "later/file"]
 

@@ -117,11 +117,12 @@ def _entries(folder: str, known: dict[str, tuple[int, int, int, bytes]]) -> Iter
                     continue
                 raise
             if entry["kind"] == "folder":
-                left.insert(0, name)
+                left.append(name)
             seen = (entry["size"], entry["mtime_ns"], entry["ctime_ns"])
             same = entry["kind"] == "file" and known.get(inside + name, ())[:3] == seen
             yield {"path": inside + name, **entry, "same": same}, place, name
-        levels.append((place, inside, left))
+        # The first is taken from the end.
+        levels.append((place, inside, left[::-1]))
         found = _next(levels)
         if found is None:
             return
