@@ -27,7 +27,10 @@ STORIES = (
         "integration/test_maintenance.py",
         "integration/test_at_once.py",
     ),
-    ("integration/test_release_recovery.py", "integration/test_restore.py", "integration/test_external.py"),
+    (
+        *("integration/test_release_recovery.py", "integration/test_external.py"),
+        *("integration/test_restore.py", "integration/test_restore_others.py"),
+    ),
     ("faults/test_slice.py", "integration/test_many_releases.py", "integration/test_worker_handover.py"),
     ("integration/test_backup.py", "integration/test_disaster.py"),
     ("integration/test_backup_faults.py", "integration/test_backup_keeping.py", "integration/test_backup_ahead.py"),

@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 from support import external, host_releases
-from support.backups import backed_up, limits, media, media_file, names, throw_aways, until, until_step
+from support.backups import (
+    backed_up,
+    limits,
+    media,
+    media_file,
+    names,
+    throw_aways,
+    unfinished_media,
+    until,
+    until_step,
+)
 from support.engine_stack import docker
 from support.external import Server, demand_refused, described
 from support.host_releases import HostReleases, Told
@@ -93,7 +103,7 @@ def test_a_restore_that_is_killed_leaves_a_database_that_serves(
     assert rows in {"load": ("3",), "swapped": ("400000",)}.get(moment, ("3", "400000"))
     # Rows and media files are of one backup, whichever.
     assert media(host, "cat", "rows.txt") == rows
-    assert media(host, "find", ".", "-name", ".kit*") == ""
+    assert not unfinished_media(host)
     told = host.engine("restore", "--json", given, "--confirm", "prod")
     assert told.code == 0, told.err
     assert (host.ask("/rows"), media(host, "cat", "rows.txt")) == ("400000", "400000")
@@ -150,7 +160,7 @@ def test_a_server_that_falls_silent_in_a_restore_loses_nothing(host: HostRelease
     told = host.deploy(None)
     assert told.code == 0, told.err
     assert (host.ask("/rows"), media(host, "cat", "rows.txt")) == ("3", "3")
-    assert media(host, "find", ".", "-name", ".kit*") == ""
+    assert not unfinished_media(host)
     assert host.engine("restore", "--json", given, "--confirm", "prod").code == 0
     assert (host.ask("/rows"), media(host, "cat", "rows.txt")) == ("400000", "400000")
     assert asked(server, UNFINISHED) == 0
@@ -167,11 +177,11 @@ def test_of_a_client_that_is_killed_before_the_swap_nothing_is_left(host: HostRe
     assert "No such container" in err
     # The app needs no client.
     assert host.ask("/rows") == "3"
-    assert media(host, "find", ".", "-name", ".kit*") != ""
+    assert unfinished_media(host)
     told = host.deploy(None)
     assert told.code == 0, told.err
     assert (host.ask("/rows"), media(host, "cat", "rows.txt")) == ("3", "3")
-    assert media(host, "find", ".", "-name", ".kit*") == ""
+    assert not unfinished_media(host)
     assert throw_aways(host) == []
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import throw_away, verification
+from kit_engine import media_writer, throw_away, verification
 from kit_engine.backup import FOLDER, MANIFEST
 from kit_engine.verification import DUMP
 
@@ -90,6 +90,17 @@ def media_file(host: HostReleases, path: str, text: str) -> None:
     """Write a media file."""
     media(host, "python", "-c", "import sys; from pathlib import Path; path = Path(sys.argv[1]); "
           "path.parent.mkdir(exist_ok=True); path.write_text(sys.argv[2])", path, text)  # fmt: skip
+
+
+def media_files(host: HostReleases) -> set[str]:
+    """Paths of the media files, and of what a restore left that was cut off; not of those that it has replaced."""
+    kept = f"./{media_writer.KEPT}"
+    return set(media(host, "find", ".", "-path", kept, "-prune", "-o", "!", "-type", "d", "-print").splitlines())
+
+
+def unfinished_media(host: HostReleases) -> bool:
+    """Whether media files lie beside those in use that a restore has not put into place."""
+    return media(host, "sh", "-c", f"test -e {media_writer.PLACE} && echo there || true") != ""
 
 
 def throw_aways(host: HostReleases, *filters: str) -> list[str]:

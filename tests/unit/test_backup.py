@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import backup, backup_dump, backup_media, media_reader, stack, streams, verification
+from kit_engine import backup, backup_dump, backup_media, media_reader, media_writer, stack, streams, verification
+from kit_engine.beside import Ending
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
@@ -166,7 +167,12 @@ def test_a_file_with_another_ctime_is_sent_only_where_its_content_differs(
     os.utime(tmp_path / "other", ns=(was.st_atime_ns, was.st_mtime_ns))
     os.utime(tmp_path / "touched")
     monkeypatch.setattr(media_reader, "TELL_BYTES", 1)
+    monkeypatch.setattr(media_reader, "PIECE", 2)
     total, entries = read(tmp_path, known)
+    # Also within a file, and of one that is another: whoever is gone is found out by that.
+    out = io.BytesIO()
+    media_reader.send(str(tmp_path), io.BytesIO("".join(json.dumps(one) + "\n" for one in known).encode()), out)
+    assert out.getvalue().count(b'"compared"') == len("linked") / 2 + len("rehto") // 2 + 1
     assert total == {"files": 2, "bytes": len("rehto" + "touched")}
     assert {one["path"]: one.get("content") for one in entries} == {
         "linked": None, "other": b"rehto", "touched": b"touched", "untouched": None,
@@ -253,6 +259,48 @@ def test_folders_are_read_however_deep_they_are(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[0]) == {"files": 1, "bytes": 0}
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == most
+
+
+def test_what_has_a_longer_path_than_a_restore_could_make_is_left_out_and_told(tmp_path: Path) -> None:
+    place = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(42):
+        os.mkdir("a" * 100, dir_fd=place)
+        below = os.open("a" * 100, os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+    (tmp_path / "file").write_text("x")
+    _, entries = read(tmp_path)
+    kinds = [(len(one["path"]), one["kind"]) for one in entries if one["kind"] != "folder"]
+    assert kinds == [(4, "file"), (40 * 101 - 1, "other")]
+    kept = [one for one in entries if one["kind"] == "folder"]
+    target = tmp_path / "target"
+    target.mkdir()
+    lines = "".join(json.dumps(one) + "\n" for one in kept).encode() + b"\n"
+    media_writer.stage(target, io.BytesIO(lines), io.BytesIO())
+    subprocess.run(["rm", "--recursive", str(tmp_path / ("a" * 100)), str(target)], timeout=60, check=True)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        # It ends before it has taken what is known.
+        ("import sys; print('MemoryError: no more'); sys.exit(1)", "MemoryError: no more"),
+        # It fails in the midst of a file, and says so where the next piece would be.
+        ("import sys; sys.stdin.read(); print('{\"files\": 1, \"bytes\": 1}'); print('{\"path\": \"a\", "
+         "\"kind\": \"file\", \"size\": 1, \"same\": false}', flush=True); raise OSError('bad disk')", "bad disk"),
+    ],
+)  # fmt: skip
+def test_why_media_files_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    docker, _ = own(tmp_path)
+    kept = {f"{number}": (1, 1, 1, "0" * 64) for number in range(50_000)}
+    monkeypatch.setattr(backup_media, "_kept", lambda *_: kept)
+    monkeypatch.setattr(backup_media, "reader", lambda *_: [sys.executable, "-c", script])
+    progress = streams.Progress(Report("backup", as_json=True, stream=io.StringIO()), "media copied")
+    with pytest.raises(EngineError, match=said):
+        backup_media.copy(docker, "media", tmp_path, None, progress, lambda _: None, Ending())
 
 
 def test_it_is_told_how_far_comparing_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

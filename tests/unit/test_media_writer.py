@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
+from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -41,8 +44,9 @@ def stage(place: Path, entries: list[dict[str, Any]], contents: list[bytes]) -> 
 
 
 def content(place: Path) -> dict[str, str]:
-    """Every file, by its path."""
-    return {str(path.relative_to(place)): path.read_text() for path in place.rglob("*") if path.is_file()}
+    """Every file but those that an earlier restore has replaced, by its path."""
+    found = {str(path.relative_to(place)): path.read_text() for path in place.rglob("*") if path.is_file()}
+    return {path: text for path, text in found.items() if not path.startswith(media_writer.KEPT)}
 
 
 @pytest.fixture
@@ -61,6 +65,8 @@ ENTRIES = [
     folder("a"), folder("empty"), entry("a/x", b"new"), entry("a/y", b"new", mode=0o600), entry("b", b"b"),
     entry("same", b"same"), {"path": "link", "kind": "link", "target": "a/x", "uid": os.getuid(), "gid": os.getgid()},
 ]  # fmt: skip
+# What the database from before is called.
+BEFORE = "site_before_20261129_120000"
 NEW = {"a/x": "new", "a/y": "new", "b": "b", "link": "new", "same": "same"}
 OLD = {"a/x": "old", "gone": "gone", "same": "same"}
 
@@ -71,7 +77,7 @@ def test_what_comes_back_is_as_it_was(place: Path) -> None:
     # What is there already is not sent, and takes no room.
     assert asked == {sha256(b"new").hexdigest(), sha256(b"b").hexdigest()}
     assert {path: text for path, text in content(place).items() if not path.startswith(media_writer.PLACE)} == OLD
-    media_writer.finish(place)
+    media_writer.finish(place, BEFORE)
     assert content(place) == NEW
     assert (place / "same").stat().st_ino == inode
     assert (place / "a/y").stat().st_mode & 0o777 == 0o600
@@ -79,14 +85,52 @@ def test_what_comes_back_is_as_it_was(place: Path) -> None:
     assert list((place / "empty").iterdir()) == []
     assert (place / "link").is_symlink()
     # Again: there is nothing to do.
-    media_writer.finish(place)
+    media_writer.finish(place, BEFORE)
     assert content(place) == NEW
+    # Those from before are there, for nobody but root.
+    assert content(place / media_writer.KEPT / BEFORE) == OLD
+    assert (place / media_writer.KEPT).stat().st_mode & 0o777 == 0o700
+
+
+def test_what_stayed_goes_with_its_database(place: Path) -> None:
+    for name in ("first", "second"):
+        stage(place, ENTRIES, [b"new", b"b"])
+        media_writer.finish(place, name)
+    media_writer.forget(place, ["second", "another"])
+    assert [path.name for path in (place / media_writer.KEPT).iterdir()] == ["second"]
+    assert content(place) == NEW
+    media_writer.forget(place, [])
+    assert list((place / media_writer.KEPT).iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["content", "mode", "nothing"])
+def test_what_the_app_wrote_to_since_is_laid_anew(place: Path, change: str) -> None:
+    stage(place, ENTRIES, [b"new", b"b"])
+    if change == "content":
+        # In place: it is the very file that was laid beside it.
+        (place / "same").write_text("by the app")
+    elif change == "mode":
+        (place / "same").chmod(0o604)
+    out = io.BytesIO()
+    lines = "".join(json.dumps(one) + "\n" for one in ENTRIES).encode() + b"\n"
+    sent = media_writer.LENGTH.pack(4) + b"same" + media_writer.LENGTH.pack(0)
+    media_writer.again(place, io.BytesIO(lines + (b"" if change == "nothing" else sent)), out)
+    assert out.getvalue().decode().split() == ([] if change == "nothing" else [sha256(b"same").hexdigest()])
+    media_writer.finish(place, BEFORE)
+    assert content(place) == NEW
+    assert (place / "same").stat().st_mode & 0o777 == 0o640
+    kept = place / media_writer.KEPT / BEFORE / "same"
+    assert kept.read_text() == ("by the app" if change == "content" else "same")
 
 
 def test_what_is_not_to_come_leaves_nothing(place: Path) -> None:
     stage(place, ENTRIES, [b"new", b"b"])
     media_writer.drop(place)
     assert content(place) == OLD
+    # What the reader passes over is just what the writer leaves.
+    assert media_reader.RESTORING == (media_writer.PLACE, media_writer.KEPT)
+    (place / media_writer.KEPT / BEFORE).mkdir(parents=True)
+    (place / media_writer.KEPT / BEFORE / "kept").write_text("kept")
     with pytest.raises(EOFError):
         stage(place, ENTRIES, [b"b"])
     # A backup meanwhile does not take the rest for media files.
@@ -97,26 +141,50 @@ def test_what_is_not_to_come_leaves_nothing(place: Path) -> None:
     assert content(place) == OLD
 
 
-@pytest.mark.parametrize("number", range(8))
-def test_wherever_it_is_cut_off_it_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    stage(place, ENTRIES, [b"new", b"b"])
-    done = 0
-    rename = Path.rename
+# What changes the folder: of the functions that Python's own code calls too, each of its calls.
+STEPS = ("rename", "unlink", "rmdir", "mkdir")
 
-    def cut(self: Path, target: Path) -> Path:
-        nonlocal done
-        if done == number:
+
+class Cut:
+    """Cuts off what runs, before the step of some number."""
+
+    def __init__(self, patched: pytest.MonkeyPatch, number: int) -> None:
+        self.left = number
+        for name in STEPS:
+            patched.setattr(os, name, partial(self._step, getattr(os, name)))
+
+    def _step(self, step: Callable[..., object], *given: Any, **named: Any) -> object:
+        if not self.left:
             raise KeyboardInterrupt
-        done += 1
-        return rename(self, target)
+        self.left -= 1
+        return step(*given, **named)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", cut)
-        # Three out, five in.
-        with pytest.raises(KeyboardInterrupt):
-            media_writer.finish(place)
-    media_writer.finish(place)
-    assert content(place) == NEW
+
+@pytest.mark.parametrize("first", [False, True])
+def test_wherever_it_is_cut_off_it_goes_on(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, *, first: bool
+) -> None:
+    cuts = 0
+    for number in range(100):
+        at = tmp_path.with_name(f"{tmp_path.name}-{number}")
+        shutil.copytree(place, at, symlinks=True)
+        if not first:
+            (at / media_writer.KEPT).mkdir(mode=0o700)
+        stage(at, ENTRIES, [b"new", b"b"])
+        with monkeypatch.context() as patched:
+            Cut(patched, number)
+            try:
+                media_writer.finish(at, BEFORE)
+            except KeyboardInterrupt:
+                cuts += 1
+        media_writer.finish(at, BEFORE)
+        assert content(at) == NEW, number
+        assert content(at / media_writer.KEPT / BEFORE) == OLD, number
+        assert not (at / media_writer.PLACE).exists()
+        if cuts <= number:
+            break
+    # Three out, five in, one kept; and what is removed behind them.
+    assert cuts > 3 + 5 + 1 + 2
 
 
 def archive(*names: str) -> io.BytesIO:
@@ -137,11 +205,11 @@ def test_an_archive_is_laid_beside_what_is_there_and_put_into_place(place: Path)
     before = content(place)
     media_writer.unpack(place, archive("", "a/", "a/z", "top"), 2)
     assert {path: text for path, text in content(place).items() if not path.startswith(media_writer.PLACE)} == before
-    media_writer.finish(place)
+    media_writer.finish(place, BEFORE)
     assert content(place) == {"a/z": "a/z", "top": "top"}
     assert ((place / "a").stat().st_mtime_ns, (place / "top").stat().st_mode & 0o7777) == (WHEN, 0o4750)
     media_writer.unpack(place, archive(""), 0)
-    media_writer.finish(place)
+    media_writer.finish(place, "another")
     assert content(place) == {}
 
 

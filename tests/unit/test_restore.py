@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from kit_engine import backup, database, external, pending, recovery, restore, restore_media, stack
+from kit_engine import backup, database, disk, external, pending, recovery, restore, restore_media, stack
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
@@ -39,3 +39,60 @@ def test_media_files_that_could_not_be_settled_are_the_next_runs(
         restore.restore(docker, Report("restore", as_json=True), {"id": "one", "bytes": 1})
     assert done == ["served"]
     assert (pending.read(tmp_path) is None) is settles
+
+
+def test_media_files_are_judged_by_what_was_free_before_the_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    docker = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
+    least = docker.stack.limits.min_free_bytes
+    free = least + 100
+    monkeypatch.setattr(disk, "engine_folder", lambda: tmp_path)
+    monkeypatch.setattr(disk, "free", lambda _: free)
+    room_for = restore._room(docker, 60)
+    # By now half of the database is there.
+    free -= 30
+    room_for(40)
+    with pytest.raises(EngineError, match="would not fit beside the restored database"):
+        room_for(41)
+    # Where the engine is another machine's, nobody can tell.
+    monkeypatch.setattr(disk, "free", lambda _: None)
+    restore._room(docker, 60)(10**15)
+
+
+@pytest.mark.parametrize("kinds", [["safety", "manual"], ["safety"]])
+def test_latest_is_not_what_a_restore_has_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str]
+) -> None:
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    docker = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
+    told = [{"id": kind, "kind": kind, "problem": ""} for kind in kinds]
+    monkeypatch.setattr(backup, "_each", lambda _: iter(told))
+    if "manual" in kinds:
+        assert restore.choose(docker, "latest")["id"] == "manual"
+    else:
+        with pytest.raises(EngineError, match="There is no backup latest"):
+            restore.choose(docker, "latest")
+    (tmp_path / backup.FOLDER / "safety").mkdir(parents=True)
+    assert restore.choose(docker, "safety")["id"] == "safety"
+
+
+@pytest.mark.parametrize("lacking", [["shop.0002_later"], []])
+def test_code_that_does_not_get_ready_on_older_rows_is_told_and_nothing_is_left_to_make_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: list[str]
+) -> None:
+    def failing(*_: object) -> None:
+        raise EngineError("not_ready", "503", "look")
+
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    docker = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
+    (tmp_path / "records").mkdir()
+    pending.begin(tmp_path, pending.Pending("one", pending.RESTORE, "one"))
+    monkeypatch.setattr(recovery, "serve", failing)
+    with pytest.raises(EngineError) as raised:
+        restore._serve(docker, Report("restore", as_json=True), {"id": "given"}, lacking, "Kept.")
+    assert ("made without: shop.0002_later. Kept." in raised.value.problem) is bool(lacking)
+    assert ("make rollback" in raised.value.remedy) is bool(lacking)
+    # Where that is not why, the next run tries again.
+    assert (pending.read(tmp_path) is None) is bool(lacking)

@@ -184,9 +184,9 @@ def listed(root: Path) -> list[dict[str, Any]]:
     return list(_each(root))
 
 
-def newest(root: Path) -> Optional[dict[str, Any]]:
-    """Describe the newest good backup as :func:`listed` does; None where there is none."""
-    return next((one for one in _each(root) if not one["problem"]), None)
+def newest(root: Path, but: str = "") -> Optional[dict[str, Any]]:
+    """Describe the newest good backup as :func:`listed` does; None where there is none of another kind than ``but``."""
+    return next((one for one in _each(root) if not one["problem"] and one["kind"] != but), None)
 
 
 def last_restored(root: Path) -> Optional[dict[str, Any]]:
@@ -487,4 +487,4 @@ def _tell(report: Report, done: Backup, why: str) -> None:
     for name in (done.media or {}).get("changed", ())[: verification.SHOWN]:
         report.say(f"    media file {name!r} was written to whenever it was read; what was read last is kept")
     for name in (done.media or {}).get("left_out", ())[: verification.SHOWN]:
-        report.say(f"    {name!r} among the media files is neither file nor folder nor link, and was left out")
+        report.say(f"    {name!r} among the media files was left out: no file, folder or link, or too long a path")

@@ -23,6 +23,8 @@ _CAPABILITIES = ("DAC_READ_SEARCH",)
 # Size, times of change in ns, SHA-256.
 _Kept = tuple[int, int, int, str]
 _MOUNTED = "/kit-media"
+# As much as is read of what it says when it fails.
+_SAID = 1 << 16
 _CONTENT = ("path", "kind", "size", "mtime_ns", "ctime_ns", "mode", "uid", "gid", "target", "sha256")
 
 
@@ -71,8 +73,11 @@ def copy(
     words = reader(docker, volume)
     try:
         with streams.open_to(words, docker.stack.backup.timeout_seconds, ending=ending) as (running, stdin, stdout):
-            stdin.writelines(json.dumps([path, *one]).encode() + b"\n" for path, one in kept.items())
-            stdin.close()
+            try:
+                stdin.writelines(json.dumps([path, *one]).encode() + b"\n" for path, one in kept.items())
+                stdin.close()
+            except BrokenPipeError:
+                raise _unreadable(docker, stdout.read(_SAID).decode("utf-8", "replace")) from None
             done = _take(docker, stdout, target, earlier, kept, progress, room_for)
             if running.wait():
                 raise _unreadable(docker, f"what reads them ended with {running.returncode}")
@@ -222,14 +227,16 @@ def _line(docker: Docker, stream: IO[bytes]) -> dict[str, Any]:
     try:
         told: dict[str, Any] = json.loads(line)
     except ValueError:
-        raise _unreadable(docker, (line + stream.read(1 << 16)).decode("utf-8", "replace")) from None
+        raise _unreadable(docker, (line + stream.read(_SAID)).decode("utf-8", "replace")) from None
     return told
 
 
 def _exactly(docker: Docker, stream: IO[bytes], length: int) -> bytes:
     piece = stream.read(length)
     if len(piece) < length:
-        raise _unreadable(docker, "it ended in the midst of a file")
+        # Where Python says why, that comes in place of the next piece, its first letters as the length.
+        said = piece[-_SAID:].decode("utf-8", "replace").rpartition("eback (most recent call last):")
+        raise _unreadable(docker, "it ended in the midst of a file" + (said[2] if said[1] else ""))
     return piece
 
 

@@ -166,7 +166,7 @@ def manifest_of(stack: Stack, wanted: str) -> Optional[dict[str, Any]]:
 
     Args:
         stack: whose.
-        wanted: the backup's id; empty: the newest there.
+        wanted: the backup's id; empty: the newest there that is not of what a restore has replaced, or was to.
 
     Returns:
         The manifest with what :func:`backup.listed` adds; None where there is none of that id.
@@ -178,15 +178,17 @@ def manifest_of(stack: Stack, wanted: str) -> Optional[dict[str, Any]]:
         return None
     with restic.opened(stack) as place:
         away = offsite_place.by_id(place)
-        given = wanted or max(away, default="")
-        if given not in away:
-            return None
-        said = place.demand("dump", "--no-lock", away[given], f"/{offsite_place.TOP}/{backup.MANIFEST}")
-    told = backup.read(said, given)
-    if told is None:
-        problem = f"The manifest of backup {given} off-site is not what was written. Nothing was changed."
-        raise EngineError("offsite", problem, stack.make("backups") + "    (choose another)")
-    return told
+        for given in [wanted] if wanted else sorted(away, reverse=True):
+            if given not in away:
+                break
+            said = place.demand("dump", "--no-lock", away[given], f"/{offsite_place.TOP}/{backup.MANIFEST}")
+            told = backup.read(said, given)
+            if told is None:
+                problem = f"The manifest of backup {given} off-site is not what was written. Nothing was changed."
+                raise EngineError("offsite", problem, stack.make("backups") + "    (choose another)")
+            if wanted or told["kind"] != backup.SAFETY:
+                return told
+    return None
 
 
 def bring(stack: Stack, report: Report, found: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kit_engine import backup, backup_stream, media_away, releases, verification
+from kit_engine import backup, backup_stream, media_away, releases, restore_media, verification
 from kit_engine.docker import Docker
 from kit_engine.report import Report
 from kit_engine.stack import Backups, Stack
@@ -122,6 +122,8 @@ def prune_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     if not dry:
         remove(stack, done.removed)
         backup_stream.clear_now(stack, arguments.report, stack.root / backup.FOLDER)
+        if stack.backed_up:
+            restore_media.forget(docker, stack.backed_up)
     lines = [f"kept     {one}    ({why})" for one, why in sorted(done.kept.items(), reverse=True)]
     lines += [f"{'would go' if dry else 'removed '} {one}" for one in done.removed]
     lines += [f"left     {one}    (not a good backup: judge it yourself)" for one in done.unknown]

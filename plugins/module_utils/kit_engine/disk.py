@@ -15,6 +15,8 @@ from urllib.parse import quote
 from kit_engine import command, docker_socket
 from kit_engine.errors import CheckFailed, EngineError
 
+REMEDY = "docker system df    (shows what could go), or free space elsewhere on that disk"
+
 
 def problems(places: Iterable[Optional[Path]], wanted: int) -> list[EngineError]:
     """Judge the disks that some folders lie on.
@@ -31,14 +33,24 @@ def problems(places: Iterable[Optional[Path]], wanted: int) -> list[EngineError]
         if place and place.is_dir():
             disks.setdefault(place.stat().st_dev, (place, shutil.disk_usage(place).free))
     return [
-        EngineError(
-            "disk",
-            f"{place} has {_gib(free)} GiB free; {_gib(wanted)} GiB are needed (min_free_bytes).",
-            "docker system df    (shows what could go), or free space elsewhere on that disk",
-        )
-        for place, free in disks.values()
-        if free < wanted
+        EngineError("disk", lacking(place, free, wanted), REMEDY) for place, free in disks.values() if free < wanted
     ]
+
+
+def free(place: Optional[Path]) -> Optional[int]:
+    """Give the bytes that are free where a folder lies; None where it is not on this machine."""
+    return shutil.disk_usage(place).free if place and place.is_dir() else None
+
+
+def lacking(place: Optional[Path], free: int, wanted: int) -> str:
+    """Say that a disk has too little room.
+
+    Args:
+        place: a folder on it.
+        free: bytes that are.
+        wanted: bytes that should be.
+    """
+    return f"{place} has {_gib(free)} GiB free; {_gib(wanted)} GiB are needed (min_free_bytes)."
 
 
 def demand(place: Path, wanted: int) -> None:
@@ -105,12 +117,10 @@ def volume_folder(name: str) -> Optional[Path]:
         name: of the volume.
 
     Returns:
-        The folder; None where it is not sure to be here as containers see it. The engine is rootless or has user
-        namespaces; the volume is none of its own folders, as of NFS, mounted only while it is in use; or no container
-        that runs has just this folder, as where the engine is another machine's.
+        The folder; None where it is not sure to be here as containers see it. The volume is none of the engine's own
+        folders, as of NFS, mounted only while it is in use; no container that runs has just this folder, as where the
+        engine is another machine's; or users have other numbers in there, as where it is rootless.
     """
-    if any("rootless" in one or "userns" in one for one in engine_info().get("SecurityOptions") or ()):
-        return None
     volume = docker_socket.get(f"/volumes/{quote(name, safe='')}")
     if not isinstance(volume, dict) or volume.get("Driver") != "local" or volume.get("Options"):
         return None
@@ -119,8 +129,11 @@ def volume_folder(name: str) -> Optional[Path]:
         told = docker_socket.get(f"/containers/{one['Id']}/json") or {}
         with suppress(OSError, KeyError, TypeError, StopIteration):
             inside = next(mount["Destination"] for mount in one["Mounts"] if mount.get("Name") == name)
-            if Path(f"/proc/{told['State']['Pid']}/root{inside}").samefile(place):
-                return place
+            process = Path(f"/proc/{told['State']['Pid']}")
+            same_users = (process / "uid_map").read_text().split() == Path("/proc/self/uid_map").read_text().split()
+            if same_users and Path(f"{process}/root{inside}").samefile(place):
+                # Somebody may have led it to another disk by a link.
+                return place.resolve()
     return None
 
 

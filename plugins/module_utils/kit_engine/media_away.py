@@ -104,9 +104,8 @@ def send(place: restic.Place, report: Report, folder: Path, given: str) -> tuple
         EngineError: a file could not be read as often as was tried.
     """
     words = ["backup", *offsite_place.tagged(place.stack, offsite_place.MEDIA, given)]
-    # What a restore that was cut off has left is no media file.
     # The folder itself, and not what is in it: restic makes no snapshot of nothing.
-    words += ["--exclude", str(folder / media_reader.RESTORING), folder.name]
+    words += [*(f"--exclude={folder / name}" for name in media_reader.RESTORING), folder.name]
     # A file that went while restic looked at it counts as one that it could not read.
     for _ in range(media_reader.ATTEMPTS):
         done = place.moved(words, folder.parent, streams.Progress(report, "media copied off-site"))

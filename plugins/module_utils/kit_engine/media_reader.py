@@ -21,7 +21,7 @@ import resource
 import stat
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 # A file that changes while it is read is read anew; one that is written without end would never be whole.
@@ -30,15 +30,17 @@ PIECE = 1 << 20
 # It is told how far comparing is after so many bytes, which take a disk about a second.
 TELL_BYTES = 256 << 20
 LENGTH = struct.Struct(">I")
-# What a restore that was cut off has left (media_writer.PLACE) is no media file.
-RESTORING = ".kit-restore"
+# What a restore that was cut off has left, and what it has replaced (media_writer.PLACE, KEPT), are no media files.
+RESTORING = (".kit-restore", ".kit-before")
+# The system takes no path of more than 4096 bytes, and what brings files back writes below a folder of its own.
+LONGEST = 4000
 WHOLE, AGAIN, CHANGED, GONE = "whole", "again", "changed", "gone"
 # Of a folder and nothing else; what came into its place is not even opened.
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 # How it is told that something went, or became something else, since it was listed.
 _WENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
-# What is known of a million files takes half of it.
-_MEMORY_BYTES = 1 << 30
+# What is known of ten million files; a container has its own limit.
+_MEMORY_BYTES = 4 << 30
 
 
 def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
@@ -54,18 +56,22 @@ def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
         path, size, mtime, ctime, digest = json.loads(line)
         known[path] = (size, mtime, ctime, bytes.fromhex(digest))
     files = total = compared = told = 0
+
+    def passed(length: int) -> None:
+        nonlocal compared, told
+        compared += length
+        if compared - told >= TELL_BYTES:
+            # Whoever is gone by now is found out by it, too.
+            told = compared
+            _line(out, {"compared": compared})
+            out.flush()
+
     # Gone through twice: to keep a million entries would take more memory than there is here.
     for entry, place, name in _entries(folder, known):
         if entry["kind"] != "file" or entry["same"]:
             continue
-        if _is_known(entry, place, name, known):
-            compared += entry["size"]
-        else:
+        if not _is_known(entry, place, name, known, passed):
             files, total = files + 1, total + entry["size"]
-        if compared - told >= TELL_BYTES:
-            told = compared
-            _line(out, {"compared": compared})
-            out.flush()
     _line(out, {"files": files, "bytes": total})
     for entry, place, name in _entries(folder, known):
         _line(out, entry)
@@ -75,7 +81,10 @@ def send(folder: str, stdin: BinaryIO, out: BinaryIO) -> None:
     out.flush()
 
 
-def _is_known(entry: dict[str, Any], place: int, name: str, known: dict[str, tuple[int, int, int, bytes]]) -> bool:
+def _is_known(
+    entry: dict[str, Any], place: int, name: str, known: dict[str, tuple[int, int, int, bytes]],
+    passed: Callable[[int], None],
+) -> bool:  # fmt: skip
     """Whether a file has the content that is known of it all the same; noted, so that it is found to be the same next.
 
     A restore gives all files a new time of change (ctime), as do chmod and rename: to read them is less than to copy.
@@ -88,6 +97,7 @@ def _is_known(entry: dict[str, Any], place: int, name: str, known: dict[str, tup
         with _opened(place, name) as file:
             while piece := file.read(PIECE):
                 found.update(piece)
+                passed(len(piece))
     except _GoneError:
         return False
     if found.digest() != digest:
@@ -106,7 +116,7 @@ def _entries(folder: str, known: dict[str, tuple[int, int, int, bytes]]) -> Iter
     while True:
         left: list[str] = []
         for name in sorted(os.listdir(place)):  # noqa: PTH208 - by its descriptor
-            if name == RESTORING and not inside:
+            if name in RESTORING and not inside:
                 continue
             try:
                 entry = _described(os.stat(name, dir_fd=place, follow_symlinks=False))
@@ -116,6 +126,9 @@ def _entries(folder: str, known: dict[str, tuple[int, int, int, bytes]]) -> Iter
                 if error.errno in _WENT:
                     continue
                 raise
+            if len(os.fsencode(inside + name)) > LONGEST:
+                # The app cannot open it by its path either; told as left out.
+                entry["kind"] = "other"
             if entry["kind"] == "folder":
                 left.append(name)
             seen = (entry["size"], entry["mtime_ns"], entry["ctime_ns"])

@@ -5,8 +5,10 @@ kit. :mod:`kit_engine.restore_media` is the other end.
 
 ``stage`` reads the entries of a backup's list, one JSON object a line, up to an empty line; it answers with the digests
 that it has not got, one a line, up to an empty line, and reads the content of each in that order: in pieces, each after
-its length in four bytes, the last of length 0. ``unpack`` does the same with a tar archive, whose number of
-files follows. ``finish`` puts it into place, and goes on where it was cut off; ``drop`` removes what is not in use.
+its length in four bytes, the last of length 0. ``again`` does the same for those that were written to since, once
+nobody writes any more. ``unpack`` lays a tar archive, whose number of files follows. ``finish`` puts it into place, and
+goes on where it was cut off: what was in use stays under a name that follows. ``drop`` removes what is not in use,
+``forget`` what stayed, but for the names that follow.
 """
 
 from __future__ import annotations
@@ -15,16 +17,19 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import struct
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# Inside the media folder, since a rename does not leave a file system.
+# Inside the media folder, since a rename does not leave a file system; only root enters them (media_reader.RESTORING).
 PLACE = ".kit-restore"
+# Under the name of the database that went with them, the media files that a restore has replaced.
+KEPT = ".kit-before"
 LENGTH = struct.Struct(">I")
 _NEW, _OLD, _CONTENT, _ALL_OUT = "new", "old", "content", "all-out"
 _PIECE = 1 << 20
@@ -42,21 +47,10 @@ def stage(folder: Path, stdin: BinaryIO, out: BinaryIO) -> None:
     place = folder / PLACE
     (place / _CONTENT).mkdir(parents=True, mode=0o700)
     (place / _NEW).mkdir()
-    entries = [json.loads(line) for line in iter(stdin.readline, b"\n")]
+    entries = _entries(stdin)
     files = [one for one in entries if one["kind"] == "file"]
     # What is there as it shall be is linked, not copied.
-    missing = sorted({one["sha256"] for one in files if not _is_same(folder / one["path"], one)})
-    for digest in missing:
-        out.write(digest.encode() + b"\n")
-    out.write(b"\n")
-    out.flush()
-    for digest in missing:
-        with (place / _CONTENT / digest).open("wb") as file:
-            while True:
-                length = LENGTH.unpack(_exactly(stdin, LENGTH.size))[0]
-                if not length:
-                    break
-                file.write(_exactly(stdin, length))
+    missing = _take(place, [one for one in files if not _is_same(folder / one["path"], one)], stdin, out)
     uses = Counter(one["sha256"] for one in files)
     got = {digest: uses[digest] for digest in missing}
     for one in entries:
@@ -64,6 +58,32 @@ def stage(folder: Path, stdin: BinaryIO, out: BinaryIO) -> None:
     # Folders last: what is laid into them changes their times.
     for one in reversed([one for one in entries if one["kind"] == "folder"]):
         _dress(place / _NEW / one["path"], one)
+    shutil.rmtree(place / _CONTENT)
+    os.sync()
+
+
+def again(folder: Path, stdin: BinaryIO, out: BinaryIO) -> None:
+    """Lay those anew that share their file with one in use, which somebody has written to since.
+
+    Args:
+        folder: of the media files; nobody writes there any more.
+        stdin: the list, then the content.
+        out: where the digests go.
+    """
+    place = folder / PLACE
+    files = [one for one in _entries(stdin) if one["kind"] == "file"]
+    # Whoever writes to a file changes its time: to hash all of them would take the site away for as long.
+    changed = [one for one in files if not _seems_same(place / _NEW / one["path"], one)]
+    (place / _CONTENT).mkdir(mode=0o700)
+    missing = _take(place, changed, stdin, out)
+    uses = Counter(one["sha256"] for one in changed)
+    got = {digest: uses[digest] for digest in missing}
+    for one in changed:
+        target = place / _NEW / one["path"]
+        times = target.parent.stat()
+        target.unlink(missing_ok=True)
+        _lay(folder, place, one, got)
+        os.utime(target.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
     shutil.rmtree(place / _CONTENT)
     os.sync()
 
@@ -100,21 +120,35 @@ def _inside(archive: tarfile.TarFile, found: Counter[bool]) -> Iterator[tarfile.
             yield one
 
 
-def finish(folder: Path) -> None:
-    """Put it into place: everything out first, then everything in. May be cut off anywhere, and called again."""
+def finish(folder: Path, name: str) -> None:
+    """Put it into place: everything out first, then everything in. May be cut off anywhere, and called again.
+
+    Args:
+        folder: of the media files.
+        name: that those in use bear from then on, in :data:`KEPT`.
+    """
     place = folder / PLACE
     if not place.is_dir():
         return
-    (place / _OLD).mkdir(exist_ok=True)
-    if not (place / _ALL_OUT).exists():
-        for path in folder.iterdir():
-            if path.name != PLACE:
-                path.rename(place / _OLD / path.name)
-        (place / _ALL_OUT).touch()
+    new, old = place / _NEW, place / _OLD
+    if new.is_dir():
+        if not (place / _ALL_OUT).exists():
+            old.mkdir(exist_ok=True)
+            for path in folder.iterdir():
+                if path.name not in (PLACE, KEPT):
+                    path.rename(old / path.name)
+            (place / _ALL_OUT).touch()
+            os.sync()
+        for path in new.iterdir():
+            path.rename(folder / path.name)
         os.sync()
-    for path in (place / _NEW).iterdir():
-        path.rename(folder / path.name)
-    os.sync()
+        # It is empty. That it is gone says that all is in, whatever of the rest has gone before a cut.
+        new.rmdir()
+        os.sync()
+    if old.is_dir():
+        (folder / KEPT).mkdir(mode=0o700, exist_ok=True)
+        old.rename(folder / KEPT / name)
+        os.sync()
     shutil.rmtree(place)
 
 
@@ -124,12 +158,54 @@ def drop(folder: Path) -> None:
         shutil.rmtree(folder / PLACE)
 
 
-def _is_same(path: Path, wanted: dict[str, Any]) -> bool:
+def forget(folder: Path, names: Collection[str]) -> None:
+    """Remove what stayed of earlier restores, but for some.
+
+    Args:
+        folder: of the media files.
+        names: of those that stay.
+    """
+    if (folder / KEPT).is_dir():
+        for path in (folder / KEPT).iterdir():
+            if path.name not in names:
+                shutil.rmtree(path)
+
+
+def _entries(stdin: BinaryIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in iter(stdin.readline, b"\n")]
+
+
+def _take(place: Path, wanted: list[dict[str, Any]], stdin: BinaryIO, out: BinaryIO) -> list[str]:
+    """Ask for the content of some files, and write down what comes; gives the digests."""
+    missing = sorted({one["sha256"] for one in wanted})
+    for digest in missing:
+        out.write(digest.encode() + b"\n")
+    out.write(b"\n")
+    out.flush()
+    for digest in missing:
+        with (place / _CONTENT / digest).open("wb") as file:
+            while True:
+                length = LENGTH.unpack(_exactly(stdin, LENGTH.size))[0]
+                if not length:
+                    break
+                file.write(_exactly(stdin, length))
+    return missing
+
+
+def _seems_same(path: Path, wanted: dict[str, Any]) -> bool:
     try:
         seen = path.lstat()
-        told = (seen.st_size, seen.st_mtime_ns, seen.st_mode & 0o7777, seen.st_uid, seen.st_gid)
-        if told != tuple(wanted[name] for name in ("size", "mtime_ns", "mode", "uid", "gid")) or path.is_symlink():
-            return False
+    except OSError:
+        return False
+    told = (seen.st_size, seen.st_mtime_ns, seen.st_mode & 0o7777, seen.st_uid, seen.st_gid)
+    asked = tuple(wanted[name] for name in ("size", "mtime_ns", "mode", "uid", "gid"))
+    return stat.S_ISREG(seen.st_mode) and told == asked
+
+
+def _is_same(path: Path, wanted: dict[str, Any]) -> bool:
+    if not _seems_same(path, wanted):
+        return False
+    try:
         digest = hashlib.sha256()
         with path.open("rb") as file:
             for piece in iter(lambda: file.read(_PIECE), b""):
@@ -174,11 +250,16 @@ def _exactly(stream: BinaryIO, length: int) -> bytes:
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "stage":
-        stage(Path(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
-    elif sys.argv[2] == "unpack":
-        unpack(Path(sys.argv[1]), sys.stdin.buffer, int(sys.argv[3]))
-    elif sys.argv[2] == "finish":
-        finish(Path(sys.argv[1]))
+    # Before Python 3.12 rmtree calls itself for each level of folders, and the app may have made a thousand.
+    sys.setrecursionlimit(10_000)
+    _folder, _what, _further = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    if _what in ("stage", "again"):
+        (stage if _what == "stage" else again)(_folder, sys.stdin.buffer, sys.stdout.buffer)
+    elif _what == "unpack":
+        unpack(_folder, sys.stdin.buffer, int(_further[0]))
+    elif _what == "finish":
+        finish(_folder, _further[0])
+    elif _what == "forget":
+        forget(_folder, _further)
     else:
-        drop(Path(sys.argv[1]))
+        drop(_folder)

@@ -47,10 +47,14 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
     switched = releases.current(root) == found.id
     if found.kind == RESTORE:
         # One database bears the name, the old one or the restored; the media files follow it.
-        _serve(root, found.id, apart)
         docker = docker_of(root, found.id)
-        restore_media.settle(docker, docker.stack.backed_up)
         text = f"a restore was cut off; release {found.id} serves the database that bears its name"
+        try:
+            _serve(root, found.id, apart)
+        except EngineError as error:
+            # Its code may be newer than the rows. What comes next is what helps then: a rollback, a deploy, a restore.
+            text = f"a restore was cut off; release {found.id} does not get ready on what it left: {error.problem}"
+        restore_media.settle(docker, docker.stack.backed_up)
     elif switched:
         try:
             _serve(root, found.id, apart)

@@ -20,6 +20,7 @@ from kit_engine import (
     beside,
     command,
     database,
+    disk,
     dump_feed,
     external,
     jobs,
@@ -39,6 +40,16 @@ from kit_engine.stack import Database, External
 
 STEPS = ("check", "backup", "restore", "media", "stop", "swap", "ready")
 NEWEST = "latest"
+# What provides the collation is told from PostgreSQL 15 on, and its locale by another name from 17 on.
+_CREATE = """
+SELECT format('CREATE DATABASE "%(new)s" TEMPLATE template0 ENCODING %%L LC_COLLATE %%L LC_CTYPE %%L',
+              pg_encoding_to_char(encoding), datcollate, datctype)
+    || CASE told->>'datlocprovider'
+       WHEN 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %%L', coalesce(told->>'datlocale', told->>'daticulocale'))
+       WHEN 'b' THEN format(' LOCALE_PROVIDER builtin BUILTIN_LOCALE %%L', told->>'datlocale')
+       ELSE '' END
+FROM pg_database, to_jsonb(pg_database) told WHERE datname = '%(name)s'
+"""
 
 
 def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
@@ -112,18 +123,20 @@ def _restore(
             size = int(found.get("database_bytes", found["bytes"]))
             backup.demand_restore_room(docker, size, "The restored database")
     with report.step("backup"):
+        restore_media.forget(docker, wanted)
         safety = backup.create(docker, report, kind=backup.SAFETY)
         before = database.migrations(docker)
+    room_for = _room(docker, int(found.get("database_bytes", found["bytes"])) if stack.database else 0)
     stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
     new, kept = f"{wanted.name}_new_{stamp}", f"{wanted.name}_before_{stamp}"
     try:
         if stack.release:
             pending.begin(stack.root, Pending(stack.release, RESTORE, stack.release))
         # They are laid there while the database is loaded; a step of its own waits for what is left.
-        with beside.begun(partial(restore_media.stage, docker, report, folder, found, kept)) as staged:
+        with beside.begun(partial(restore_media.stage, docker, report, folder, found, kept, room_for)) as staged:
             with report.step("restore"):
                 _drop_unfinished(docker, server, wanted)
-                _sql(docker, server, wanted, "postgres", f'CREATE DATABASE "{new}" TEMPLATE template0')
+                _create(docker, server, wanted, new)
                 # Whose server it is, his are its roles.
                 if stack.database:
                     verification.make_roles(server.id, wanted.user, folder)
@@ -134,6 +147,8 @@ def _restore(
                 media = staged.result()
         with report.step("stop"):
             verbs.stop_app(docker)
+            if media:
+                restore_media.stage_again(docker, report, folder, found)
         with report.step("swap"):
             _swap(docker, server, wanted, new, kept)
             restore_media.settle(docker, wanted)
@@ -149,12 +164,51 @@ def _restore(
         pending.end(stack.root)
         raise
     with report.step("ready"):
-        recovery.serve(docker, report.apart("restore"))
-        pending.end(stack.root)
         after = database.migrations(docker)
-    lacking = [name for name in before if name not in after]
+        lacking = [name for name in before if name not in after]
+        _serve(docker, report, found, lacking, f"The database from before is {kept}, and backup {safety.id}.")
     told = {"kept_as": kept, "safety": safety.id, "lacking": lacking, "media": media}
     return {**told, "seconds": dict(report.seconds)}
+
+
+def _serve(docker: Docker, report: Report, found: dict[str, Any], lacking: Sequence[str], kept: str) -> None:
+    """Have the release serve again; older rows than its code is for are no fault of theirs, and stay."""
+    stack = docker.stack
+    try:
+        recovery.serve(docker, report.apart("restore"))
+    except EngineError as error:
+        if not lacking:
+            raise
+        # What comes next need not make anything whole first: it could not.
+        pending.end(stack.root)
+        raise EngineError(
+            error.code,
+            f"Backup {found['id']} is in place, but the code of release {stack.release} does not get ready on it: it "
+            f"knows migrations that the backup was made without: {', '.join(lacking)}. {kept}\n{error.problem}",
+            f"{stack.make('rollback')}    (to code that is as old), or {stack.make('deploy')}    (applies them)",
+        ) from None
+    pending.end(stack.root)
+
+
+def _room(docker: Docker, size: int) -> Callable[[int], None]:
+    """Give what refuses media files that would not fit beside a database of so many bytes, which is loaded meanwhile.
+
+    It judges by what is free now: what is loaded by then would be counted twice.
+    """
+    place = disk.engine_folder()
+    free = disk.free(place)
+
+    def room_for(media: int) -> None:
+        wanted = media + size + docker.stack.limits.min_free_bytes
+        if free is not None and free < wanted:
+            raise EngineError(
+                "backup",
+                f"The media files of {media / 2**20:.0f} MiB would not fit beside the restored database: "
+                f"{disk.lacking(place, free, wanted)} Nothing was changed.",
+                disk.REMEDY,
+            )
+
+    return room_for
 
 
 def wanted_database(docker: Docker) -> Database:
@@ -176,6 +230,7 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
     Args:
         docker: the stack's containers.
         wanted: its id, or ``latest`` for the newest good one on this host; where there is none, the newest off-site.
+            One of what a restore has replaced, or was to, is neither: it is restored by its id.
 
     Returns:
         Its manifest; one that lies off-site only is not brought here yet (backup_offsite.bring).
@@ -185,7 +240,7 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
     """
     stack = docker.stack
     if wanted == NEWEST:
-        chosen = backup.newest(stack.root)
+        chosen = backup.newest(stack.root, but=backup.SAFETY)
     else:
         chosen = next((one for one in backup.listed(stack.root) if one["id"] == wanted), None)
     here = wanted != NEWEST and (stack.root / backup.FOLDER / wanted).is_dir()
@@ -229,16 +284,22 @@ def _load(
     verification.demand_fed(docker, fed, "The backup cannot be restored")
 
 
+def _create(docker: Docker, server: Container, wanted: Database, new: str) -> None:
+    """Make an empty database of the encoding and collation of the one in use: the server's own may be others."""
+    statement = _rows(docker, server, wanted, _CREATE % {"new": new, "name": wanted.name})
+    _sql(docker, server, wanted, "postgres", " ".join(statement))
+
+
 def _drop_unfinished(docker: Docker, server: Container, wanted: Database) -> None:
     """Remove what a restore that was killed had loaded: nothing ever served it."""
-    names = f"SELECT datname FROM pg_database WHERE datname LIKE '{wanted.name}\\_new\\_%'"  # noqa: S608 - as in _swap
-    told = command.demand(
-        [*_psql(server, wanted, "postgres", names), "--tuples-only", "--no-align"],
-        code="database",
-        remedy=wanted.look(docker.stack),
-    )
-    for name in told.out.split():
+    names = f"SELECT datname FROM pg_database WHERE datname ~ '^{wanted.name}_new_[0-9]{{8}}_[0-9]{{6}}$'"  # noqa: S608 - as in _swap
+    for name in _rows(docker, server, wanted, names):
         _sql(docker, server, wanted, "postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _rows(docker: Docker, server: Container, wanted: Database, query: str) -> list[str]:
+    words = [*_psql(server, wanted, "postgres", query), "--tuples-only", "--no-align"]
+    return command.demand(words, code="database", remedy=wanted.look(docker.stack)).out.splitlines()
 
 
 def _swap(docker: Docker, server: Container, wanted: Database, new: str, kept: str) -> None:

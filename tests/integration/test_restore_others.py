@@ -1,0 +1,118 @@
+"""What a restore does to what is not in the backup: media files and rows of meanwhile, other databases, newer code."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from kit_engine import media_writer
+from support import host_releases
+from support.backups import backed_up, databases, fill, media, media_file, media_files, sql, until, until_step
+from support.engine_stack import docker
+from support.host_releases import HostReleases
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+# As the example app does: it is ready once the database has all that its code knows.
+KNOWS = """
+
+
+def up(_request):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM django_migrations WHERE name = 'kit_later'")
+        applied = cursor.fetchone()[0]
+    return HttpResponse("ok" if applied else "not applied: kit_later", status=200 if applied else 503)
+
+
+urlpatterns = [path("up", up), *urlpatterns[1:]]
+"""
+APPLIES = """MIGRATE
+    cursor.execute("INSERT INTO django_migrations (app, name, applied) SELECT 'kit', 'kit_later', now() "
+                   "WHERE NOT EXISTS (SELECT FROM django_migrations WHERE name = 'kit_later')")
+""".replace("MIGRATE", host_releases.MIGRATE)
+
+
+def restore(host: HostReleases, given: str) -> host_releases.Told:
+    """Bring a backup back."""
+    return host.engine("restore", "--json", given, "--confirm", "prod")
+
+
+def as_root(host: HostReleases, script: str) -> str:
+    """What a shell says in the folder of the media files."""
+    return docker("exec", "--user", "0", "--workdir", "/var/app/media", host.containers()["web"][0], "sh", "-c", script)
+
+
+def test_media_files_of_meanwhile_stay_with_the_database_from_before(host: HostReleases) -> None:
+    """Also one that the app writes to in place, and that was as in the backup when it was laid beside those in use."""
+    media(host, "sh", "-c", "rm -rf ./*")
+    media_file(host, "same.txt", "as it was")
+    fill(host, 400_000)
+    given = backed_up(host)
+    fill(host, 20)
+    running = host.started("restore", "--json", given, "--confirm", "prod")
+    until_step(running, "restore")
+    until(lambda: media(host, "stat", "-c", "%h", "same.txt") == "2", running)
+    media(host, "sh", "-c", "printf later > later.txt; printf 'by the app' > same.txt")
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    kept = f"{media_writer.KEPT}/{json.loads(out.splitlines()[-1])['kept_as']}"
+    assert media_files(host) == {"./same.txt"}
+    assert media(host, "cat", "same.txt") == "as it was"
+    assert as_root(host, f"cd {kept} && cat later.txt same.txt") == "laterby the app"
+    # They go when that database has gone, and not before.
+    assert host.engine("prune-backups").code == 0
+    assert as_root(host, f"ls {kept}") != ""
+    for name in (one for one in databases(host).split() if "_before_" in one):
+        sql(host, f'DROP DATABASE "{name}"')
+    assert host.engine("prune-backups").code == 0
+    assert as_root(host, f"ls {media_writer.KEPT}") == ""
+
+
+def test_latest_is_never_what_a_restore_was_to_replace(host: HostReleases) -> None:
+    fill(host, 41)
+    given = backed_up(host)
+    fill(host, 5)
+    for _ in range(2):
+        told = restore(host, "latest")
+        assert (told.code, told.json["backup"], host.ask("/rows")) == (0, given, "41")
+
+
+def test_a_database_whose_name_is_like_one_of_ours_stays(host: HostReleases) -> None:
+    fill(host, 6)
+    given = backed_up(host)
+    others = {f"{host.name}_new_site", f"{host.name}_new_20261129_12000"}
+    left = f"{host.name}_new_20261129_120000"
+    for name in (*others, left):
+        sql(host, f'CREATE DATABASE "{name}"')
+    told = restore(host, given)
+    there = set(databases(host).split())
+    for name in others & there:
+        sql(host, f'DROP DATABASE "{name}"')
+    assert told.code == 0, told.err
+    assert others <= there
+    assert left not in there
+
+
+@pytest.mark.parametrize("way", ["rollback", "deploy", "restore"])
+def test_rows_that_are_older_than_the_code_are_told_and_each_way_on_works(host: HostReleases, way: str) -> None:
+    fill(host, 77)
+    given, old = backed_up(host), host.current
+    new = host.version("knows", settings=KNOWS, migrate=APPLIES)
+    told = host.deploy(new)
+    assert told.code == 0, told.err
+    newer = backed_up(host)
+    told = restore(host, given)
+    assert (told.code, told.json["code"]) == (1, "not_ready")
+    assert "migrations that the backup was made without: kit.kit_later" in told.json["problem"]
+    assert host.ask("/rows") == "77"
+    if way == "rollback":
+        told = host.rollback()
+        assert (told.code, host.current) == (0, old), told.err
+    elif way == "deploy":
+        told = host.deploy(None)
+        assert (told.code, host.ask("/up")) == (0, "ok"), told.err
+    else:
+        told = restore(host, newer)
+        assert (told.code, host.ask("/up")) == (0, "ok"), told.err
+    assert host.ask("/rows") == "77"
+    # For the next test: a release that knows no more than this one.
+    assert host.deploy(host.version("as before")).code == 0
