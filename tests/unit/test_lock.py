@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, cast
 
 import pytest
+from kit_control import host_lock
 from kit_engine import cli, lock, signals
 from kit_engine.errors import EngineError
 from support.sessions import PATIENCE, Programs, is_free, leave, line, take_lock, told, until
@@ -102,6 +103,13 @@ def test_odd_names(root: Path, user: str) -> None:
     shown.encode("utf-8")
     assert shown.isprintable()
     assert user.isprintable() is (f"user {user} on laptop" in shown)
+
+
+def test_who_calls_can_be_written_whatever_the_user_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    monkeypatch.setenv("LOGNAME", os.fsdecode(b"j\xfcrgen"))
+    for who in (lock.caller(), host_lock.who()):
+        assert who.encode("utf-8").startswith(b"j\\udcfcrgen@")
 
 
 def test_a_session_holds_it_until_it_is_ended(root: Path, programs: Programs) -> None:

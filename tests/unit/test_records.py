@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from contextlib import suppress
 from io import StringIO
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kit_engine import releases, retention, runlog
+from kit_engine import hooks, releases, retention, runlog
 from kit_engine.errors import EngineError
 from kit_engine.masking import MASK
 from kit_engine.releases import Record
@@ -121,6 +122,22 @@ def test_a_run_that_was_cut_off_leaves_half_a_line_and_the_next_begins_one(tmp_p
     assert [line.partition(" ")[2] for line in lines] == [
         "--- deploy: prepare", "[1/9] check … ", "--- deploy: prepare", "on",
     ]  # fmt: skip
+
+
+def test_what_is_no_text_can_be_kept_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = os.fsdecode(b"media/\xff.png")
+    releases.write(tmp_path, Record(id=ID, env="prod", who=odd, reason=odd, state="failed"))
+    kept = releases.read(tmp_path, ID)
+    assert kept
+    assert (kept.who, kept.reason) == (odd, odd)
+    followed(tmp_path).log(f"by {odd}\n")
+    assert runlog.path_of(tmp_path, ID).read_text().endswith(" by media/\\udcff.png\n")
+    read_along = tmp_path / "progress"
+    read_along.touch()
+    monkeypatch.setenv("KIT_PROGRESS", str(read_along))
+    Report("release", as_json=True).say(odd)
+    assert read_along.read_text() == "media/\\udcff.png\n"
+    assert json.loads(hooks.told(kept, hooks.AFTER_FAILURE, "deploy").encode())["who"] == odd
 
 
 def test_old_records_go_with_their_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

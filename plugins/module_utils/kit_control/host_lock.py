@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import platform
 import select
 import shlex
 import subprocess
@@ -14,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
+
+from kit_engine import lock
 
 from kit_control import engine_call, host_session, lock_keeper, session_ahead
 from kit_control.action import KitAction
@@ -216,7 +217,7 @@ def who() -> str:
     except (KeyError, OSError):
         # A user without a name, as containers have them.
         user = str(os.getuid())
-    return f"{user}@{platform.node()}"
+    return lock.here(user)
 
 
 def _command(action: KitAction, command: str) -> tuple[list[str], str]:

@@ -72,7 +72,7 @@ def warn(docker: Docker, moment: str, report: Report, record: Record, kind: str)
 
 def told(record: Record, moment: str, kind: str) -> str:
     """Write what a hook reads: the record, with what it is run for."""
-    return json.dumps({**asdict(record), "hook": moment, "kind": kind}, ensure_ascii=False) + "\n"
+    return json.dumps({**asdict(record), "hook": moment, "kind": kind}) + "\n"
 
 
 def _problem(docker: Docker, moment: str, number: int, hook: Hook, text: str) -> str:

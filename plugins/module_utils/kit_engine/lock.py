@@ -153,7 +153,12 @@ def caller() -> str:
     except (KeyError, OSError):
         # A user without a name, as containers have them.
         user = str(os.getuid())
-    return f"{user}@{platform.node()}"
+    return here(user)
+
+
+def here(user: str) -> str:
+    """Write who a user of this machine is: user@machine, as text that can be written anywhere; a name may be none."""
+    return f"{user}@{platform.node()}".encode("utf-8", "backslashreplace").decode()
 
 
 def take(

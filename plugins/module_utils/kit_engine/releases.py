@@ -134,7 +134,8 @@ def write(root: Path, record: Record) -> None:
     told = asdict(record)
     _record(told)
     _make(folder, 0o755)
-    replace(folder / f"{record.id}.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    # Plain ASCII: a reason may name a file, and a file's name need not be text.
+    replace(folder / f"{record.id}.json", json.dumps(told, indent=2) + "\n")
 
 
 def replace(path: Path, text: str) -> None:

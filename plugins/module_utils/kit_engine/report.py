@@ -96,7 +96,7 @@ class Report:
 def _stream() -> TextIO:
     path = os.environ.get("KIT_PROGRESS")
     # Not made here: as root, a kernel may refuse to open for creation what another user put into /tmp.
-    return Path(path).open("r+", encoding="utf-8") if path else sys.stderr
+    return Path(path).open("r+", encoding="utf-8", errors="backslashreplace") if path else sys.stderr
 
 
 def failure(verb: str, step: str, error: EngineError, mask: Callable[[str], str]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _log(path: Path) -> Callable[[str], None]:
         nonlocal begins
         for line in text.splitlines(keepends=True):
             head = f"{releases.now()} " if begins else ""
-            os.write(descriptor, f"{head}{line}".encode())
+            os.write(descriptor, f"{head}{line}".encode("utf-8", "backslashreplace"))
             begins = line.endswith("\n")
 
     return log
