@@ -65,9 +65,8 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
             return text
     else:
         text = f"the run was cut off before release {found.id} served"
-        old = docker_of(root, found.previous) if found.previous else None
-        rollout.give_up(docker_of(root, found.id), old)
-        if old is not None:
+        rollout.give_up(docker_of(root, found.id), None)
+        if found.previous:
             _serve(root, found.previous, apart)
     record = releases.read(root, found.id)
     if found.kind == DEPLOY and record:

@@ -98,7 +98,9 @@ def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
             start(docker, stack.backing_services)
         for service in stack.backing_services:
             readiness.wait_healthy(docker, service, restarts)
-        if stack.database and stack.database.service not in unchanged and database_password.ensure(docker):
+        # A release may follow one that failed, which gave the role another password and left the container as it was.
+        asks = stack.database is not None and (bool(stack.release) or stack.database.service not in unchanged)
+        if asks and database_password.ensure(docker):
             changes.prepared.append("the database role's password")
         # One that ends since its database was away is not to blame, and may note that later than we do: once more.
         settled = before if all(container.well for container in before) else docker.containers()

@@ -250,6 +250,7 @@ def converge(docker: Docker, report: Report) -> None:
             if not any(item.running for item in docker.of(service)):
                 release.start(docker, (service,), "--no-deps")
             readiness.wait_healthy(docker, service, {})
+        database_password.ensure(docker)
         _start_web(docker)
     with report.step("healthy"):
         wait_for_web(docker)
@@ -257,11 +258,14 @@ def converge(docker: Docker, report: Report) -> None:
 
 
 def give_up(docker: Docker, old: Optional[Docker]) -> None:
-    """Remove what a release left that never got traffic, and give its helpers back to the one that serves.
+    """Remove what a release left that never got traffic, and give back to the one that serves what it stands on.
 
     Args:
         docker: the release.
-        old: the one that serves; None where nothing does.
+        old: the one that serves; None where nothing does, or it is brought to serve next.
+
+    Raises:
+        EngineError: the old one lacks something still.
     """
     stack = docker.stack
     ending.remove(docker, [item for item in docker.of(stack.web) if item.release == stack.release], seconds=0)
@@ -269,7 +273,12 @@ def give_up(docker: Docker, old: Optional[Docker]) -> None:
     if old is None:
         return
     prepare.secrets(old)
-    if not all(any(item.running for item in old.of(service)) for service in old.stack.workers):
+    there = old.containers()
+    ending.remove(docker, [item for item in there if item.service not in old.stack.services])
+    running = {item.service for item in there if item.running}
+    if old.stack.database and old.stack.database.service in running:
+        database_password.ensure(old)
+    if not set(old.stack.workers) <= running:
         release.start(old, old.stack.workers, "--no-deps")
 
 
@@ -458,7 +467,11 @@ def _backing(docker: Docker, before: Sequence[Container], anew: set[str]) -> dic
 
 def _drop_sockets(docker: Docker) -> None:
     """Remove the socket folders of releases that have no web any more."""
+    sockets_folder = docker.stack.root / prepare.SOCKETS
+    # Made with the first release that needs it, and never where no nginx stands before web.
+    if not sockets_folder.is_dir():
+        return
     used = {item.release for item in docker.of(docker.stack.web)}
-    for folder in (docker.stack.root / prepare.SOCKETS).iterdir():
+    for folder in sockets_folder.iterdir():
         if folder.is_dir() and not folder.is_symlink() and folder.name not in used:
             shutil.rmtree(folder)

@@ -1,0 +1,234 @@
+"""What becomes of a release that fails or is cut off, and of what is known of it, without an engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit_engine import (
+    admin,
+    backup_schedule,
+    current,
+    database,
+    database_password,
+    edge,
+    ending,
+    masking,
+    one_off,
+    pending,
+    preflight,
+    prepare,
+    readiness,
+    recovery,
+    release,
+    release_commands,
+    releases,
+    releasing,
+    retention,
+    rollout,
+    synced_source,
+    verbs,
+)
+from kit_engine.docker import Container, Docker
+from kit_engine.errors import EngineError
+from kit_engine.pending import DEPLOY, ROLLBACK, Pending
+from kit_engine.releases import Record
+from kit_engine.report import Report
+from support.kit import ROOT
+
+ONE, TWO, THREE = (f"2026010{number}T000000Z-0123456" for number in (1, 2, 3))
+KNOWN: dict[str, Any] = {
+    "migrations": ["site.0002_more"], "backup": {"id": "20260102T000000Z"}, "gaps": {"db": 2.0}, "previous": ONE,
+}  # fmt: skip
+
+
+@dataclass
+class Host:
+    """A deploy root with releases, and what was done to its containers.
+
+    Attributes:
+        there: its containers.
+        done: what was done, in order.
+    """
+
+    root: Path
+    there: list[Container] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+
+    def release(self, name: str, env: str = "prod", *, lacks: str = "", **facts: Any) -> Docker:
+        """Write a release and its record; `lacks` names a service that it has not."""
+        folder = self.root / releases.FOLDER / name
+        folder.mkdir(parents=True)
+        told = json.loads((ROOT / f"tests/render/golden/{env}/stack.json").read_text())
+        told["services"] = [one for one in told["services"] if one != lacks]
+        (folder / "stack.json").write_text(json.dumps(told))
+        record: dict[str, Any] = {"env": env, "started": name, "state": "good", **facts}
+        releases.write(self.root, Record(id=name, **record))
+        return recovery.docker_of(self.root, name)
+
+    def record(self, name: str) -> Record:
+        """Read a release's record."""
+        found = releases.read(self.root, name)
+        assert found
+        return found
+
+    def has(self, service: str, *, name: str = "", running: bool = True) -> None:
+        """Have a container; with a release's name it is web of that."""
+        state = "running" if running else "exited"
+        self.there.append(Container(f"{service}{name}", service, service, "", "", state, 0, "", "", 0, release=name))
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """One that nothing was released to."""
+    host = Host(tmp_path)
+    done = host.done
+
+    def secrets(docker: Docker, **_more: bool) -> bool:
+        done.append(f"secrets of {docker.stack.release}")
+        return True
+
+    def password(docker: Docker) -> bool:
+        done.append(f"password of {docker.stack.release}")
+        return True
+
+    def remove(_docker: Docker, containers: list[Container], **_more: int) -> None:
+        done.extend(f"remove {item.id}" for item in containers)
+
+    def served(docker: Docker, _report: Report) -> None:
+        done.append(f"serve {docker.stack.release}")
+        releases.switch(docker.stack.root, docker.stack.release)
+
+    def up(docker: Docker, _report: Report, **_more: bool) -> release.Changes:
+        done.append(f"up {docker.stack.release}")
+        return release.Changes()
+
+    monkeypatch.setattr(Docker, "containers", lambda _docker: list(host.there))
+    monkeypatch.setattr(prepare, "secrets", secrets)
+    monkeypatch.setattr(database_password, "ensure", password)
+    monkeypatch.setattr(ending, "remove", remove)
+    monkeypatch.setattr(one_off, "remove_left", lambda _docker: None)
+    monkeypatch.setattr(preflight, "check", lambda _docker: [])
+    monkeypatch.setattr(recovery, "serve", served)
+    monkeypatch.setattr(release, "up", up)
+    monkeypatch.setattr(masking, "of", lambda _docker: str)
+    monkeypatch.setattr(verbs, "site_url", lambda _docker: "https://site.test")
+    monkeypatch.setattr(backup_schedule, "keep", lambda *_: None)
+    monkeypatch.setattr(backup_schedule, "follow_up", lambda *_: None)
+    monkeypatch.setattr(retention, "image_id", lambda _reference: "sha256:1")
+    monkeypatch.setattr(releasing, "image_id", lambda _reference: "sha256:1")
+    recovery.docker_of.cache_clear()
+    return host
+
+
+def report() -> Report:
+    """Nobody reads along."""
+    return Report("release", as_json=False, stream=StringIO())
+
+
+def bring_up_again(host: Host, **more: Any) -> Pending:
+    """Deploy what serves already, as far as the switch."""
+    facts = {"ref": "HEAD", "sha": "0" * 40, "dirty": False, "image": "app:1", "who": "tests@here"}
+    return releasing._deploy(host.root, report(), {"configuration": "", "env": "prod", **facts, **more})
+
+
+# --- what the release that serves stands on ---
+
+
+def test_a_release_that_is_given_up_leaves_the_role_with_the_old_password(host: Host) -> None:
+    old, new = host.release(ONE), host.release(TWO)
+    for service in old.stack.services:
+        host.has(service)
+    rollout.give_up(new, old)
+    assert host.done == [f"secrets of {ONE}", f"password of {ONE}"]
+
+
+def test_a_database_that_is_down_is_not_asked_for_its_password(host: Host) -> None:
+    old, new = host.release(ONE), host.release(TWO)
+    for service in old.stack.services:
+        host.has(service, running=service != "db")
+    rollout.give_up(new, old)
+    assert host.done == [f"secrets of {ONE}"]
+
+
+def test_a_service_that_only_the_failed_release_had_goes_with_it(host: Host) -> None:
+    old, new = host.release(ONE, lacks="redis"), host.release(TWO)
+    for service in new.stack.services:
+        host.has(service)
+    host.has("web", name=TWO)
+    rollout.give_up(new, old)
+    assert [one for one in host.done if one.startswith("remove")] == [f"remove web{TWO}", "remove redis"]
+
+
+def test_going_back_sets_the_password_before_anything_of_the_app_starts(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = host.release(ONE)
+    for service in old.stack.services:
+        host.has(service)
+    monkeypatch.setattr(prepare, "folders", lambda _stack: None)
+    monkeypatch.setattr(edge, "stage", lambda *_: False)
+    monkeypatch.setattr(readiness, "wait_healthy", lambda _docker, service, _restarts: host.done.append(service))
+    monkeypatch.setattr(rollout, "_start_web", lambda _docker: host.done.append("start web"))
+    monkeypatch.setattr(rollout, "wait_for_web", lambda _docker: None)
+    monkeypatch.setattr(rollout, "switch", lambda *_, **_more: None)
+    told = report()
+    told.names = rollout.CONVERGE
+    rollout.converge(old, told)
+    assert host.done == [f"secrets of {ONE}", "db", "redis", f"password of {ONE}", "start web"]
+
+
+def test_a_release_without_nginx_sets_the_password_although_its_database_is_unchanged(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    docker = host.release(ONE, "dev")
+    everything = set(docker.stack.services)
+    asked: list[str] = []
+
+    def ensure(docker: Docker) -> bool:
+        asked.append(docker.stack.release)
+        return True
+
+    for module, name, answer in (
+        (Docker, "containers", []), (preflight, "check", []), (prepare, "folders", None), (prepare, "secrets", True),
+        (prepare, "writable_paths", []), (synced_source, "sync", False), (current, "fingerprints", {"web": ""}),
+        (current, "services", everything), (current, "with_other_secrets", set()), (edge, "stage", False),
+        (release, "remake", None), (release, "start", None), (release, "publish_static", None),
+        (readiness, "wait_healthy", None), (readiness, "wait_ready", None), (current, "remember", None),
+        (release_commands, "run_if_needed", release_commands.Outcome(False, [])), (admin, "ensure", None),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, lambda *_, _answer=answer, **_more: _answer)
+    monkeypatch.setattr(database_password, "ensure", ensure)
+    told = report()
+    told.names = release.STEPS
+    release.up(docker, told)
+    assert asked == [ONE]
+
+
+# --- a run that was cut off ---
+
+
+@pytest.mark.parametrize("env", ["prod", "dev"])
+def test_a_first_deploy_that_was_cut_off_at_once_is_recovered(host: Host, env: str) -> None:
+    host.release(ONE, env, state="running")
+    pending.begin(host.root, Pending(ONE, DEPLOY, ""))
+    assert "cut off before" in recovery.recover(host.root)
+    assert pending.read(host.root) is None
+    assert host.record(ONE).state == "abandoned"
+
+
+def test_before_the_switch_the_old_release_is_served_again(host: Host) -> None:
+    host.release(ONE, "dev")
+    host.release(TWO, "dev", state="running")
+    releases.switch(host.root, ONE)
+    pending.begin(host.root, Pending(TWO, DEPLOY, ONE))
+    recovery.recover(host.root)
+    assert host.done == [f"serve {ONE}"]
+    assert host.record(TWO).state == "abandoned"
