@@ -232,3 +232,42 @@ def test_before_the_switch_the_old_release_is_served_again(host: Host) -> None:
     recovery.recover(host.root)
     assert host.done == [f"serve {ONE}"]
     assert host.record(TWO).state == "abandoned"
+
+
+def test_a_rollback_that_was_cut_off_after_its_switch_has_left_the_release(host: Host) -> None:
+    for name in (ONE, TWO, THREE):
+        host.release(name)
+    releases.switch(host.root, ONE)
+    pending.begin(host.root, Pending(ONE, ROLLBACK, TWO))
+    recovery.recover(host.root)
+    assert host.record(TWO).state == "rolled_back"
+    assert host.record(ONE).state == "good"
+    # The next release may be left too, and not for the one that was left before.
+    releases.switch(host.root, THREE)
+    assert retention.target(host.root, "").id == ONE
+
+
+def test_a_rollback_that_was_cut_off_before_its_switch_has_left_nothing(host: Host) -> None:
+    host.release(ONE)
+    host.release(TWO)
+    releases.switch(host.root, TWO)
+    pending.begin(host.root, Pending(ONE, ROLLBACK, TWO))
+    recovery.recover(host.root)
+    assert (host.record(ONE).state, host.record(TWO).state) == ("good", "good")
+    assert releases.current(host.root) == TWO
+
+
+# --- going back ---
+
+
+@pytest.mark.parametrize("kind", [DEPLOY, ROLLBACK])
+def test_only_a_deploy_that_is_left_tells_what_its_migrations_left(host: Host, kind: str) -> None:
+    host.release(ONE)
+    host.release(TWO, **KNOWN)
+    releases.switch(host.root, TWO)
+    under_way = Pending(TWO, kind, ONE)
+    pending.begin(host.root, under_way)
+    told = recovery.go_back(host.root, under_way, report(), "no style sheet")
+    assert f"Release {ONE} serves again" in told
+    assert ("make restore" in told) is (kind == DEPLOY)
+    assert ("site.0002_more" in told) is (kind == DEPLOY)

@@ -12,7 +12,7 @@ from kit_engine import one_off, pending, release, releases, restore_media, rollo
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
-from kit_engine.pending import DEPLOY, RESTORE, Pending
+from kit_engine.pending import DEPLOY, RESTORE, ROLLBACK, Pending
 from kit_engine.report import Report
 from kit_engine.stack import Stack
 
@@ -68,6 +68,8 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
         rollout.give_up(docker_of(root, found.id), None)
         if found.previous:
             _serve(root, found.previous, apart)
+    if found.kind == ROLLBACK and switched:
+        leave(root, found)
     record = releases.read(root, found.id)
     if found.kind == DEPLOY and record:
         record.state, record.reason, record.finished = "abandoned", text, releases.now()
@@ -89,8 +91,9 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
     Returns:
         A sentence, with a line break before it, about what serves now and what the database keeps.
     """
-    record = releases.read(root, under_way.id)
-    if record and under_way.kind == DEPLOY:
+    record, deploys = releases.read(root, under_way.id), under_way.kind == DEPLOY
+    was_good = record is not None and record.state == "good"
+    if record and deploys:
         record.state, record.reason, record.finished = "failed", problem, releases.now()
         releases.write(root, record)
     if not under_way.previous:
@@ -101,7 +104,21 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
     _serve(root, under_way.previous, apart)
     pending.end(root)
     told = f"\nRelease {under_way.previous} serves again."
-    return told + (what_stays(docker_of(root, under_way.previous).stack, record) if record else "")
+    # A rollback applied nothing: the record is its target's, whose migrations were there long before.
+    return told + (what_stays(docker_of(root, under_way.previous).stack, record) if record and deploys else "")
+
+
+def leave(root: Path, under_way: Pending) -> None:
+    """Mark a release that was left by a rollback: it is never again what a rollback goes to by itself.
+
+    Args:
+        root: the deploy root.
+        under_way: the rollback.
+    """
+    left = releases.read(root, under_way.previous) if under_way.previous else None
+    if left:
+        left.state, left.reason = "rolled_back", f"rolled back to {under_way.id} at {releases.now()}"
+        releases.write(root, left)
 
 
 def what_stays(stack: Stack, record: releases.Record) -> str:

@@ -250,7 +250,7 @@ def _finish(root: Path, report: Report, problem: str, keep: int, warnings: Seque
         serves = _go_back(root, under_way, report, problem)
         raise EngineError("smoke", f"{problem}{serves}", docker.stack.make("releases"))
     if under_way.kind == ROLLBACK:
-        _leave(root, under_way)
+        recovery.leave(root, under_way)
     record = releases.read(root, under_way.id)
     if record and under_way.kind == DEPLOY:
         record.state, record.reason = "good", ""
@@ -293,14 +293,6 @@ def _open_files(docker: Docker) -> dict[str, str]:
     paths = [bundle_folder / stacks.FILE_NAME, bundle_folder / docker.stack.compose_file]
     paths += [path for path in (bundle_folder / "nginx").rglob("*") if path.is_file()]
     return {path.relative_to(bundle_folder).as_posix(): path.read_text(encoding="utf-8") for path in paths}
-
-
-def _leave(root: Path, under_way: Pending) -> None:
-    """Mark a release that was left by a rollback: it is never again what a rollback goes to by itself."""
-    left = releases.read(root, under_way.previous) if under_way.previous else None
-    if left:
-        left.state, left.reason = "rolled_back", f"rolled back to {under_way.id} at {releases.now()}"
-        releases.write(root, left)
 
 
 def _under_way(root: Path) -> Pending:
