@@ -271,3 +271,135 @@ def test_only_a_deploy_that_is_left_tells_what_its_migrations_left(host: Host, k
     assert f"Release {ONE} serves again" in told
     assert ("make restore" in told) is (kind == DEPLOY)
     assert ("site.0002_more" in told) is (kind == DEPLOY)
+
+
+# --- the release that serves, brought up again ---
+
+
+@pytest.mark.parametrize("before", ["good", "abandoned"])
+def test_what_is_known_of_a_release_stays_when_it_is_brought_up_again(host: Host, before: str) -> None:
+    host.release(ONE)
+    host.release(TWO, state=before, **KNOWN)
+    releases.switch(host.root, TWO)
+    assert bring_up_again(host).id == TWO
+    releasing._switch(host.root, report())
+    assert host.done[-1] == f"up {TWO}"
+    releasing._finish(host.root, report(), "", 5)
+    record = host.record(TWO)
+    assert record.state == "good"
+    assert {name: getattr(record, name) for name in KNOWN} == KNOWN
+    assert retention.migrations_after(host.root, ONE) == KNOWN["migrations"]
+
+
+@pytest.mark.parametrize("switched", [False, True])
+def test_one_that_was_not_judged_goes_back_when_the_gate_refuses_it(host: Host, switched: bool) -> None:
+    host.release(ONE)
+    host.release(TWO, state="abandoned", **KNOWN)
+    releases.switch(host.root, TWO)
+    bring_up_again(host)
+    if switched:
+        releasing._switch(host.root, report())
+    with pytest.raises(EngineError) as refused:
+        releasing._finish(host.root, report(), "no style sheet", 5)
+    assert f"Release {ONE} serves again" in refused.value.problem
+    assert "BACKUP=20260102T000000Z" in refused.value.problem
+    assert releases.current(host.root) == ONE
+    assert host.record(TWO).state == "failed"
+
+
+def test_one_whose_earlier_release_is_gone_has_nothing_to_go_back_to(host: Host) -> None:
+    host.release(ONE)
+    shutil.rmtree(host.root / releases.FOLDER / ONE)
+    host.release(TWO, state="abandoned", **KNOWN)
+    releases.switch(host.root, TWO)
+    assert bring_up_again(host).previous == ""
+
+
+def test_one_that_was_good_is_left_as_it_is_when_the_gate_refuses_it(host: Host) -> None:
+    host.release(ONE)
+    host.release(TWO, **KNOWN)
+    releases.switch(host.root, TWO)
+    bring_up_again(host)
+    with pytest.raises(EngineError) as refused:
+        releasing._finish(host.root, report(), "no style sheet", 5)
+    assert "make rollback ENV=prod" in refused.value.problem
+    assert "no earlier release" not in refused.value.problem
+    assert releases.current(host.root) == TWO
+
+
+@pytest.mark.parametrize("switched", [False, True])
+@pytest.mark.parametrize("before", ["good", "abandoned"])
+def test_one_that_is_cut_off_while_it_is_brought_up_again_is_what_it_was(
+    host: Host, before: str, switched: bool
+) -> None:
+    host.release(ONE)
+    host.release(TWO, state=before, **KNOWN)
+    releases.switch(host.root, TWO)
+    bring_up_again(host)
+    if switched:
+        releasing._switch(host.root, report())
+    recovery.recover(host.root)
+    assert host.done[-1] == f"serve {TWO}"
+    assert host.record(TWO).state == before
+    assert host.record(TWO).backup == KNOWN["backup"]
+
+
+# --- migrations ---
+
+
+def test_a_release_does_not_know_the_migrations_of_any_newer_one(host: Host) -> None:
+    host.release(ONE, migrations=["site.0001_initial"])
+    host.release(TWO, state="failed", migrations=["site.0002_more"])
+    host.release(THREE, state="rolled_back", migrations=["site.0003_most", "site.0002_more"])
+    releases.switch(host.root, ONE)
+    assert retention.migrations_after(host.root, ONE) == ["site.0002_more", "site.0003_most"]
+    # Also on the way to a newer one.
+    assert retention.migrations_after(host.root, TWO) == ["site.0003_most", "site.0002_more"]
+    assert retention.migrations_after(host.root, THREE) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "unknown"),
+    [(["site.0001_initial", "site.0003_most"], ["site.0003_most"]), ([], ["site.0002_more", "site.0003_most"])],
+)
+def test_what_a_restore_undid_is_not_named(
+    host: Host, monkeypatch: pytest.MonkeyPatch, there: list[str], unknown: list[str]
+) -> None:
+    docker = host.release(ONE)
+    host.release(TWO, migrations=["site.0002_more", "site.0003_most"])
+
+    def migrations(_docker: Docker) -> list[str]:
+        if not there:
+            raise EngineError("stopped", "it is down", "start it")
+        return there
+
+    monkeypatch.setattr(database, "migrations", migrations)
+    assert releasing._unknown(docker) == unknown
+
+
+def test_backup_and_migrations_are_in_the_record_as_soon_as_they_are_made(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.release(ONE)
+    releases.switch(host.root, ONE)
+    told = (ROOT / "tests/render/golden/prod/stack.json").read_text()
+    seen: list[Mapping[str, Any]] = []
+
+    def receive(root: Path, wanted: str, *_: Any) -> str:
+        (root / releases.FOLDER / wanted).mkdir()
+        (root / releases.FOLDER / wanted / "stack.json").write_text(told)
+        return wanted
+
+    def ready_for(_docker: Docker, _report: Report, _wanted: rollout.Wanted, done: rollout.Prepared) -> None:
+        done.backup = {"id": "20260102T000000Z"}
+        done.keep(done)
+        done.migrations.append("site.0002_more")
+        done.keep(done)
+        found = host.record(TWO)
+        seen.append({"backup": found.backup, "migrations": found.migrations, "state": found.state})
+
+    monkeypatch.setattr(releases, "receive", receive)
+    monkeypatch.setattr(rollout, "ready_for", ready_for)
+    bring_up_again(host, configuration="0" * 64, id=TWO)
+    assert seen == [{"backup": {"id": "20260102T000000Z"}, "migrations": ["site.0002_more"], "state": "running"}]
+    assert host.record(TWO).previous == ONE

@@ -1,4 +1,4 @@
-"""What a release that is interrupted waits for, before anything of it is removed."""
+"""What a release does on its way, and waits for where it is interrupted, before anything of it is removed."""
 
 from __future__ import annotations
 
@@ -10,35 +10,43 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from kit_engine import edge, hooks, one_off, preflight, prepare, release, release_commands, rollout, signals, stack
+from kit_engine import (
+    backup,
+    backup_prune,
+    edge,
+    hooks,
+    one_off,
+    preflight,
+    prepare,
+    release,
+    release_commands,
+    rollout,
+    signals,
+    stack,
+)
 from kit_engine.docker import Docker
 from kit_engine.report import Report
 from support.kit import ROOT
 
 
-@pytest.mark.parametrize("commands", [True, False])
-def test_containers_that_are_being_created_are_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: bool
-) -> None:
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Docker:
+    """A release all of whose steps up to the switch do nothing; web is not to be started."""
     data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
     docker = Docker(stack.read(data, tmp_path, tmp_path / "releases/two"))
-    created = threading.Event()
-
-    def create(_docker: Docker) -> None:
-        time.sleep(1.5)
-        created.set()
 
     @contextmanager
     def waiting(_docker: Docker) -> Iterator[one_off.Waiting]:
         yield one_off.Waiting.__new__(one_off.Waiting)
 
-    monkeypatch.setattr(rollout, "_create_web", create)
+    monkeypatch.setattr(rollout, "_create_web", lambda _docker: None)
     monkeypatch.setattr(rollout, "_ask_database", lambda _docker, **_more: [])
     monkeypatch.setattr(rollout, "_backing", lambda *_: {})
     monkeypatch.setattr(rollout, "_allowed", lambda *_: set())
-    monkeypatch.setattr(rollout, "_start_web", lambda _docker: pytest.fail("it was interrupted before"))
+    monkeypatch.setattr(rollout, "_start_web", lambda _docker: pytest.fail("it was to end before"))
     monkeypatch.setattr(release, "publish_static", lambda *_: None)
     monkeypatch.setattr(preflight, "check", lambda _docker: [])
     monkeypatch.setattr(prepare, "folders", lambda _stack: None)
@@ -48,6 +56,20 @@ def test_containers_that_are_being_created_are_waited_for(
     monkeypatch.setattr(one_off, "waiting", waiting)
     monkeypatch.setattr(release_commands, "run", lambda *_: None)
     docker._configuration = {"services": {}}
+    return docker
+
+
+@pytest.mark.parametrize("commands", [True, False])
+def test_containers_that_are_being_created_are_waited_for(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, commands: bool
+) -> None:
+    created = threading.Event()
+
+    def create(_docker: Docker) -> None:
+        time.sleep(1.5)
+        created.set()
+
+    monkeypatch.setattr(rollout, "_create_web", create)
     report = Report("release", False)
     wanted = rollout.Wanted(commands=commands)
     report.names = wanted.steps(docker)
@@ -61,3 +83,21 @@ def test_containers_that_are_being_created_are_waited_for(
         for one in ends:
             one.join()
     assert created.is_set()
+
+
+def test_a_backup_and_migrations_are_kept_as_soon_as_there_are_any(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = SimpleNamespace(as_record=lambda: {"id": "20260101T000000Z"})
+    monkeypatch.setattr(backup, "create", lambda *_, **_more: made)
+    monkeypatch.setattr(backup_prune, "prune", lambda *_: None)
+    monkeypatch.setattr(release_commands, "run", lambda _docker, applied, *_: applied.append("site.0002_more"))
+    kept: list[tuple[str, str, list[str]]] = []
+    report = Report("release", False)
+    wanted = rollout.Wanted(backup=True)
+    report.names = wanted.steps(docker)
+    done = rollout.Prepared(keep=lambda done: kept.append((report.current, str(done.backup["id"]), [*done.migrations])))
+    # As the host would: the next step does not come to its end.
+    with pytest.raises(pytest.fail.Exception):
+        rollout.ready_for(docker, report, wanted, done)
+    assert kept == [("backup", "20260101T000000Z", []), ("migrate", "20260101T000000Z", ["site.0002_more"])]

@@ -71,7 +71,8 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
     if found.kind == ROLLBACK and switched:
         leave(root, found)
     record = releases.read(root, found.id)
-    if found.kind == DEPLOY and record:
+    # A good one was only being brought up again, or had just passed its gate.
+    if found.kind == DEPLOY and record and record.state != "good":
         record.state, record.reason, record.finished = "abandoned", text, releases.now()
         releases.write(root, record)
     pending.end(root)
@@ -98,6 +99,9 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
         releases.write(root, record)
     if not under_way.previous:
         pending.end(root)
+        if was_good:
+            back = docker_of(root, under_way.id).stack.make("rollback")
+            return f"\nIt had been good, and was left as it is. To go to an earlier one: {back}"
         return "\nThere is no earlier release to go back to; this one was left as it is."
     apart = report.apart("go back")
     report.say(f"    going back to release {under_way.previous}")

@@ -17,6 +17,7 @@ from kit_engine import (
     backup,
     backup_schedule,
     bundle,
+    database,
     hooks,
     pending,
     preflight,
@@ -103,19 +104,30 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
         recovery.docker_of(root, given),
         recovery.docker_of(root, served) if served and served != given else None,
     )
-    under_way = Pending(given, DEPLOY, served if served != given else "")
+    known = None if asked["configuration"] else releases.read(root, given)
+    under_way = Pending(given, DEPLOY, _earlier(root, known) if served == given else served)
     pending.begin(root, under_way)
     facts = {name: asked[name] for name in _FACTS}
-    known = None if asked["configuration"] else releases.read(root, given)
     record = known or Record(
-        id=given, started=releases.now(), configuration=bundle.hash_of(docker.stack.bundle), **facts
+        id=given,
+        started=releases.now(),
+        configuration=bundle.hash_of(docker.stack.bundle),
+        previous=under_way.previous,
+        **facts,
     )
     before = record.state
-    record.state, record.image_id, record.previous = "running", image_id(record.image), under_way.previous
+    record.image_id = image_id(record.image)
+    if before != "good":
+        record.state = "running"
     releases.write(root, record)
     runlog.follow(docker, report, f"{DEPLOY}: prepare, by {record.who}")
     wanted = Wanted(frozenset(asked.get("restarts", ())), bool(asked.get("backup")))
-    done = Prepared()
+
+    def keep(done: Prepared) -> None:
+        record.migrations, record.backup, record.gaps = done.migrations, dict(done.backup), done.gaps
+        releases.write(root, record)
+
+    done = Prepared(keep=keep)
     try:
         if _takes_over(docker, old):
             report.names = wanted.steps(docker)
@@ -124,9 +136,12 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
             preflight.check(docker)
     except BaseException as error:
         failed_at = report.current
-        _take(record, done)
-        # One that serves already was only to be brought up again: it is what it was.
-        record.state, record.reason = (before, record.reason) if known else ("failed", _reason(error))
+        if known:
+            # It serves already, and was only to be brought up again: it is what it was.
+            record.state = before
+        else:
+            record.state, record.reason = "failed", _reason(error)
+            keep(done)
         _close(root, report, record)
         if old is not None and _takes_over(docker, old):
             rollout.give_up(docker, old)
@@ -141,14 +156,15 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
             report.current = failed_at
             raise EngineError(error.code, f"{error.problem}{told}", error.remedy) from error
         raise
-    _take(record, done)
     record.seconds = dict(report.seconds)
     releases.write(root, record)
     return under_way
 
 
-def _take(record: Record, done: Prepared) -> None:
-    record.migrations, record.backup, record.gaps = done.migrations, dict(done.backup), done.gaps
+def _earlier(root: Path, record: Optional[Record]) -> str:
+    """Id of what to go back to where the release that serves was not judged yet; empty where there is nothing."""
+    earlier = releases.read(root, record.previous) if record and record.state != "good" else None
+    return earlier.id if earlier and not retention.lacking(root, earlier) else ""
 
 
 def _undo(old: Docker, report: Report, record: Record) -> str:
@@ -177,7 +193,7 @@ def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
             "beside the one that serves. Nothing was changed.",
             docker.stack.make("deploy", f"VERSION={target.sha}") + "    (its code, released anew)",
         )
-    unknown = retention.migrations_after(root, target.id, served)
+    unknown = _unknown(docker)
     if unknown:
         report.say(
             f"    the database keeps {len(unknown)} migrations that {target.id} does not know: {', '.join(unknown)}"
@@ -199,10 +215,26 @@ def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
     return under_way
 
 
+def _unknown(docker: Docker) -> list[str]:
+    """Name the migrations in the database that a release does not know."""
+    recorded = retention.migrations_after(docker.stack.root, docker.stack.release)
+    if not recorded:
+        return []
+    try:
+        there = database.migrations(docker)
+    except EngineError:
+        # A rollback may be what helps: it is not refused for want of an answer.
+        there = []
+    # Some may have been undone by a restore.
+    return [name for name in recorded if name in there] if there else recorded
+
+
 def _switch(root: Path, report: Report) -> dict[str, Any]:
     under_way, before = _under_way(root), set(report.seconds)
     docker = recovery.docker_of(root, under_way.id)
-    old = recovery.docker_of(root, under_way.previous) if under_way.previous else None
+    # One that serves already takes over from nobody, and may have one to go back to.
+    takes_over = bool(under_way.previous) and releases.current(root) != under_way.id
+    old = recovery.docker_of(root, under_way.previous) if takes_over else None
     runlog.follow(docker, report, f"{under_way.kind}: switch")
     changes: dict[str, Any] = {"changed": True}
     record = releases.read(root, under_way.id)
@@ -218,12 +250,13 @@ def _switch(root: Path, report: Report) -> dict[str, Any]:
             releases.switch(root, under_way.id)
             changes = {**told.as_result(), "changed": True}
             if record and under_way.kind == DEPLOY:
-                record.migrations = told.migrations
+                record.migrations += told.migrations
     except EngineError as error:
         serves = _go_back(root, under_way, report, error.problem)
         raise EngineError(error.code, f"{error.problem}{serves}", error.remedy) from error
     if record and under_way.kind == DEPLOY:
-        record.state = "live"
+        if record.state != "good":
+            record.state = "live"
         record.seconds.update(report.seconds)
         releases.write(root, record)
     if record and hooks.steps(docker):

@@ -40,7 +40,7 @@ def target(root: Path, wanted: str) -> Record:
     """
     served = releases.current(root)
     rows = records(root)
-    usable = [row for row in rows if row.state == "good" and row.id != served and not _lacking(root, row)]
+    usable = [row for row in rows if row.state == "good" and row.id != served and not lacking(root, row)]
     known = f" Good ones: {', '.join(row.id for row in usable[:5])}." if usable else ""
     if not wanted:
         live = next((row for row in rows if row.id == served), None)
@@ -55,20 +55,37 @@ def target(root: Path, wanted: str) -> Record:
         raise _refused(root, f"Release {wanted} serves already.{known}")
     if record.state not in ("good", "rolled_back"):
         raise _refused(root, f"Release {wanted} is {record.state}: {record.reason or 'no gate judged it'}.{known}")
-    lacking = _lacking(root, record)
-    if lacking:
-        raise _refused(root, f"Release {wanted} cannot come back: {lacking}.{known}")
+    problem = lacking(root, record)
+    if problem:
+        raise _refused(root, f"Release {wanted} cannot come back: {problem}.{known}")
     return record
 
 
-def migrations_after(root: Path, older: str, newer: str) -> list[str]:
-    """List the migrations that were applied after a release, up to another one: its code does not know them."""
+def lacking(root: Path, record: Record) -> str:
+    """Tell what a release lacks on this host to serve again; empty where it is whole."""
+    if not (root / releases.FOLDER / record.id).is_dir():
+        return "its files were removed by retention"
+    there = image_id(record.image)
+    if not there:
+        return f"its image {record.image} is not on this host any more"
+    if record.image_id and there != record.image_id:
+        return f"the name {record.image} stands for another image now"
+    return ""
+
+
+def migrations_after(root: Path, release: str) -> list[str]:
+    """List the migrations that releases newer than one applied, whatever became of them: its code knows none of them.
+
+    Args:
+        root: the deploy root.
+        release: its id.
+
+    Returns:
+        Them in the order they were applied; those that a restore undid are among them.
+    """
     rows = records(root)
-    order = [row.id for row in rows]
-    if older not in order or newer not in order or order.index(newer) > order.index(older):
-        return []
-    between = rows[order.index(newer) : order.index(older)]
-    return [name for row in reversed(between) for name in row.migrations]
+    newer = rows[: next((number for number, row in enumerate(rows) if row.id == release), 0)]
+    return list(dict.fromkeys(name for row in reversed(newer) for name in row.migrations))
 
 
 def prune(root: Path, keep: int) -> list[str]:
@@ -146,17 +163,6 @@ def table(told: Sequence[dict[str, Any]]) -> str:
 
 def _paths(root: Path) -> list[Path]:
     return sorted((root / releases.RECORDS).glob("[0-9]*Z-*.json"))
-
-
-def _lacking(root: Path, record: Record) -> str:
-    if not (root / releases.FOLDER / record.id).is_dir():
-        return "its files were removed by retention"
-    there = image_id(record.image)
-    if not there:
-        return f"its image {record.image} is not on this host any more"
-    if record.image_id and there != record.image_id:
-        return f"the name {record.image} stands for another image now"
-    return ""
 
 
 def _refused(root: Path, problem: str) -> EngineError:

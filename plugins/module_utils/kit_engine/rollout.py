@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -81,11 +81,13 @@ class Prepared:
         migrations: those that were applied.
         backup: what is known of the backup; empty where none was made.
         gaps: seconds that a service was away, by its name.
+        keep: called with it whenever there is more of it that a run that is cut off must not lose.
     """
 
     migrations: list[str] = field(default_factory=list)
     backup: dict[str, object] = field(default_factory=dict)
     gaps: dict[str, float] = field(default_factory=dict)
+    keep: Callable[[Prepared], None] = lambda _done: None
 
 
 def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) -> None:
@@ -167,6 +169,7 @@ def _until_healthy(docker: Docker, report: Report, beside: _Beside, done: Prepar
         with report.step("backup"):
             hooks.demand(docker, hooks.BEFORE_BACKUP)
             done.backup = backup.create(docker, report, kind=backup.RELEASE).as_record()
+            done.keep(done)
             backup_prune.prune(docker.stack, report)
     if apart:
         with report.step("migrate"):
@@ -175,6 +178,7 @@ def _until_healthy(docker: Docker, report: Report, beside: _Beside, done: Prepar
                 ending.stop(docker, [item for item in docker.containers() if item.service in stack.workers])
             beside.created = beside.threads.submit(_create_web, docker)
             release_commands.run(docker, done.migrations, apart.execute, beside.asked.result())
+            done.keep(done)
     with report.step("start"), ThreadPoolExecutor(1) as aside, _waited_for(aside):
         beside.asked.result()
         # Both before the switch; most of their time is Docker's.
