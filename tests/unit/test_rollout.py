@@ -7,16 +7,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kit_engine import (
     backup,
     backup_prune,
+    command,
+    current,
     edge,
+    ending,
     hooks,
     one_off,
     preflight,
@@ -27,7 +32,7 @@ from kit_engine import (
     signals,
     stack,
 )
-from kit_engine.docker import Docker
+from kit_engine.docker import PROJECT_LABEL, SERVICE_LABEL, Docker
 from kit_engine.report import Report
 from support.kit import ROOT
 
@@ -101,3 +106,37 @@ def test_a_backup_and_migrations_are_kept_as_soon_as_there_are_any(
     with pytest.raises(pytest.fail.Exception):
         rollout.ready_for(docker, report, wanted, done)
     assert kept == [("backup", "20260101T000000Z", []), ("migrate", "20260101T000000Z", ["site.0002_more"])]
+
+
+def inspected(service: str, seconds: int | None) -> dict[str, Any]:
+    """What Docker says of a container that may take so long to end; None: Docker's own time."""
+    labels = {PROJECT_LABEL: "email-campaign-prod", SERVICE_LABEL: service}
+    return {
+        "Id": service, "Name": f"/{service}", "Image": "sha256:1", "State": {"Status": "running"}, "HostConfig": {},
+        "Config": {"Image": "app", "Labels": labels, **({} if seconds is None else {"StopTimeout": seconds})},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("worker", "limit"), [(None, 600), (60, 600), (3600, 3675)])
+def test_a_worker_may_take_its_own_time_to_end_whatever_a_command_may(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, worker: int | None, limit: float
+) -> None:
+    there = [inspected("web", 45), inspected("web", 45), inspected("worker", worker)]
+    monkeypatch.setattr(docker, "inspected", lambda: there)
+    monkeypatch.setattr(current, "with_other_secrets", lambda *_: {"worker"})
+    limits: list[tuple[str, float]] = []
+
+    def run(argv: Sequence[str], *, limit: float = command.QUICK_SECONDS, **_more: Any) -> command.Done:
+        limits.append(("up" if "up" in argv else argv[1], limit))
+        return command.Done(0, "", "")
+
+    monkeypatch.setattr(command, "run", run)
+    rollout.follow(docker)
+    ending.stop(docker, docker.containers())
+    # Made anew for another secret, and because the image is another: by Compose; web ends by itself.
+    assert limits == [("up", limit)] * 2 + [("stop", limit)] * 3
+
+
+def test_what_ends_nothing_has_the_time_of_a_command(docker: Docker) -> None:
+    short = replace(docker.stack, limits=replace(docker.stack.limits, command_timeout_seconds=5))
+    assert Docker(short).patience(()) == 5

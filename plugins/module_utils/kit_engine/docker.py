@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -21,6 +21,8 @@ SERVICE_LABEL = "com.docker.compose.service"
 # As compose/services/_common.yml.j2 sets it.
 _RELEASE = "KIT_WEB_RELEASE="
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
+# Until a container is killed that says nothing of its own, and what Docker may need on top of that time.
+DEFAULT_STOP_SECONDS, STOP_MARGIN_SECONDS = 10, 30.0
 # Where Docker's client looks for its plugins besides the user's own folder.
 PLUGIN_FOLDERS = tuple(f"/usr/{place}/docker/cli-plugins" for place in ("local/lib", "local/libexec", "lib", "libexec"))
 
@@ -40,6 +42,7 @@ class Container:
         pid: number of its first process on the engine's machine; 0 where none runs.
         release: id of the release whose web it serves; empty for others, and where there are no releases.
         cpus: processors that it may use; 0 for all.
+        stop_seconds: its stop_grace_period, until it is killed.
     """
 
     id: str
@@ -57,6 +60,7 @@ class Container:
     pid: int = 0
     release: str = ""
     cpus: float = 0.0
+    stop_seconds: int = DEFAULT_STOP_SECONDS
 
     @property
     def running(self) -> bool:
@@ -112,7 +116,21 @@ class Docker:
             *words,
         ]
 
-    def compose(self, *words: str, code: str, remedy: str, stdin: str | None = None) -> Done:
+    def patience(self, ending: Iterable[Container]) -> float:
+        """Tell for how many seconds a command may run that ends containers, each in its own time.
+
+        Args:
+            ending: which; those of one service end at once, services maybe one after the other.
+        """
+        longest: dict[str, int] = {}
+        for item in ending:
+            longest[item.service] = max(longest.get(item.service, 0), item.stop_seconds)
+        limit = self.stack.limits.command_timeout_seconds
+        return max(limit, sum(longest.values()) + STOP_MARGIN_SECONDS) if longest else limit
+
+    def compose(
+        self, *words: str, code: str, remedy: str, stdin: str | None = None, ending: Iterable[Container] = ()
+    ) -> Done:
         """Run a Compose command that must succeed.
 
         Args:
@@ -120,18 +138,19 @@ class Docker:
             code: code of the error if it fails.
             remedy: what to type next if it fails.
             stdin: text for its standard input.
+            ending: containers that it may end.
 
         Returns:
             Its output.
 
         Raises:
-            EngineError: it failed or took longer than the stack's ``command_timeout_seconds``.
+            EngineError: it failed, or took longer than :meth:`patience` has it.
         """
         return command.demand(
             self.compose_command(*words),
             code=code,
             remedy=remedy,
-            limit=self.stack.limits.command_timeout_seconds,
+            limit=self.patience(ending),
             stdin=stdin,
             env=self.env,
         )
@@ -356,6 +375,7 @@ def container_of(item: Mapping[str, Any]) -> Container:
         health_command=_health_command(config),
         ports=tuple(int(bound["HostPort"] or 0) for bindings in ports.values() for bound in bindings or ()),
         pid=int(state.get("Pid", 0)),
+        stop_seconds=int(config.get("StopTimeout") or DEFAULT_STOP_SECONDS),
         cpus=int(item["HostConfig"].get("NanoCpus") or 0) / 1e9,
         release=next((one.partition("=")[2] for one in config.get("Env") or () if one.startswith(_RELEASE)), ""),
     )

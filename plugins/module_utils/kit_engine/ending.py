@@ -11,13 +11,10 @@ from typing import Optional
 from kit_engine import command
 from kit_engine.docker import Container, Docker
 
-# What Docker may need on top of a container's own time to end.
-STOP_MARGIN_SECONDS = 30.0
-
 
 def stop(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
     """End containers, each in its own time, all at once."""
-    limit = docker.stack.limits.command_timeout_seconds + STOP_MARGIN_SECONDS
+    limit = docker.patience(containers)
     words = ["docker", "stop", *([] if seconds is None else ["-t", str(seconds)])]
 
     def end(item: Container) -> None:
@@ -39,7 +36,7 @@ def leaving(docker: Docker, containers: Sequence[Container]) -> Iterator[Callabl
     Returns:
         Waits for their end and removes them. A block that fails before leaves that to whoever recovers.
     """
-    limit = docker.stack.limits.command_timeout_seconds + STOP_MARGIN_SECONDS
+    limit = docker.patience(containers)
     with ExitStack() as stopping:
         clients = [stopping.enter_context(command.begun(["docker", "stop", item.id])) for item in containers]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -95,7 +96,7 @@ def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
     with report.step("database"):
         remake(docker, before, stack.backing_services, anew)
         if not set(stack.backing_services) <= unchanged:
-            start(docker, stack.backing_services)
+            start(docker, stack.backing_services, there=before)
         for service in stack.backing_services:
             readiness.wait_healthy(docker, service, restarts)
         # A release may follow one that failed, which gave the role another password and left the container as it was.
@@ -120,7 +121,7 @@ def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
         if other_edge and nginx is None:
             edge.link(stack)
         if not set(stack.services) <= unchanged:
-            start(docker, stack.services, "--remove-orphans")
+            start(docker, stack.services, "--remove-orphans", there=settled)
         if other_edge:
             # From the link to the new workers: it ends with nginx on one set, the new or the old.
             with signals.deferred():
@@ -185,16 +186,17 @@ def reload(docker: Docker, containers: list[Container]) -> None:
                 raise EngineError("reload", f"{item.name} cannot be told to reload:\n{command.tail(told.err)}", remedy)
     others = sorted({item.service for item in old if item.service in docker.stack.app_services[1:]})
     if others:
-        docker.compose("restart", *others, code="reload", remedy=remedy)
+        docker.compose("restart", *others, code="reload", remedy=remedy, ending=old)
 
 
-def start(docker: Docker, services: tuple[str, ...], *flags: str) -> None:
+def start(docker: Docker, services: tuple[str, ...], *flags: str, there: Sequence[Container] = ()) -> None:
     """Create and start services in the background; nothing is built or pulled.
 
     Args:
         docker: the stack's containers.
         services: which; nothing happens without one.
         flags: further flags of ``docker compose up``.
+        there: containers that may have to end first, each in its own time.
 
     Raises:
         EngineError: Compose or the engine refused.
@@ -202,7 +204,7 @@ def start(docker: Docker, services: tuple[str, ...], *flags: str) -> None:
     if not services:
         return
     words = ("up", "--detach", "--no-build", "--pull", "never", "--quiet-pull", *flags, *services)
-    docker.compose(*words, code="start", remedy=docker.stack.make("deploy") + AFTER_MENDING)
+    docker.compose(*words, code="start", remedy=docker.stack.make("deploy") + AFTER_MENDING, ending=there)
 
 
 def start_created(docker: Docker, containers: list[Container]) -> None:
@@ -238,7 +240,8 @@ def remake(docker: Docker, containers: list[Container], services: tuple[str, ...
         EngineError: Compose or the engine refused.
     """
     broken = {container.service for container in containers if container.in_restart_loop}
-    start(docker, tuple(service for service in services if service in broken | anew), "--no-deps", "--force-recreate")
+    again = tuple(service for service in services if service in broken | anew)
+    start(docker, again, "--no-deps", "--force-recreate", there=containers)
 
 
 def compared(before: list[Container], after: list[Container]) -> dict[str, str]:

@@ -283,7 +283,7 @@ def give_up(docker: Docker, old: Optional[Docker]) -> None:
     if old.stack.database and old.stack.database.service in running:
         database_password.ensure(old)
     if not set(old.stack.workers) <= running:
-        release.start(old, old.stack.workers, "--no-deps")
+        release.start(old, old.stack.workers, "--no-deps", there=there)
 
 
 def lead_to(docker: Docker, before: Sequence[Container]) -> None:
@@ -332,8 +332,9 @@ def follow(docker: Docker) -> None:
     """
     stack = docker.stack
     ending.remove(docker, [item for item in docker.containers() if item.service not in stack.services])
-    release.remake(docker, docker.containers(), stack.workers, current.with_other_secrets(docker, docker.containers()))
-    release.start(docker, stack.workers, "--no-deps")
+    there = docker.containers()
+    release.remake(docker, there, stack.workers, current.with_other_secrets(docker, there))
+    release.start(docker, stack.workers, "--no-deps", there=there)
 
 
 def wait_for_web(docker: Docker) -> None:
@@ -458,9 +459,10 @@ def _backing(docker: Docker, before: Sequence[Container], anew: set[str]) -> dic
             begun = time.monotonic()
             if service == EDGE:
                 # It comes back on the set that serves: the switch is still to come.
-                release.start(docker, (service,), "--no-deps", "--force-recreate")
+                release.start(docker, (service,), "--no-deps", "--force-recreate", there=before)
             else:
-                release.start(docker, (service,), "--no-deps", *(["--force-recreate"] if service in anew else []))
+                force = ["--force-recreate"] if service in anew else []
+                release.start(docker, (service,), "--no-deps", *force, there=before)
             readiness.wait_healthy(docker, service, {})
             if service in anew:
                 gaps[service] = round(time.monotonic() - begun, 1)

@@ -15,6 +15,8 @@ from kit_engine.report import Report
 # A shell where there is a good one, else the one that is always there.
 SHELL = ("sh", "-c", "if command -v bash >/dev/null; then exec bash; else exec sh; fi")
 
+LEFT = "docker ps    (what is still there?)"
+
 
 def check_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     """Judge the host, change nothing."""
@@ -40,7 +42,7 @@ def up_verb(docker: Docker, arguments: argparse.Namespace) -> None:
 def down(docker: Docker, arguments: argparse.Namespace) -> None:
     """Stop and remove the containers, keep the volumes."""
     found = docker.containers()
-    docker.compose("down", "--remove-orphans", code="down", remedy="docker ps    (what is still there?)")
+    docker.compose("down", "--remove-orphans", code="down", remedy=LEFT, ending=found)
     text = (
         f"{docker.stack.project} is down; its data is kept." if found else f"{docker.stack.project} was down already."
     )
@@ -58,7 +60,7 @@ def destroy(docker: Docker, arguments: argparse.Namespace) -> None:
         f"{stack.env})",
     )
     found = docker.containers()
-    docker.compose("down", "--remove-orphans", "--volumes", code="down", remedy="docker ps    (what is still there?)")
+    docker.compose("down", "--remove-orphans", "--volumes", code="down", remedy=LEFT, ending=found)
     # Also those that an older Compose file named.
     label = f"label={PROJECT_LABEL}={stack.project}"
     left = command.run(["docker", "volume", "ls", "--quiet", "--filter", label]).out.split()
@@ -112,7 +114,7 @@ def restart(docker: Docker, arguments: argparse.Namespace) -> None:
     if not before:
         raise EngineError("stopped", f"{stack.project} is not up.", stack.make("deploy"))
     names = [arguments.service] if arguments.service else []
-    docker.compose("restart", *names, code="restart", remedy=stack.make("logs"))
+    docker.compose("restart", *names, code="restart", remedy=stack.make("logs"), ending=before)
     for service in names or stack.backing_services:
         readiness.wait_healthy(docker, service, {})
     readiness.wait_ready(docker, {})
