@@ -176,7 +176,7 @@ def test_going_back_sets_the_password_before_anything_of_the_app_starts(
     monkeypatch.setattr(edge, "stage", lambda *_: False)
     monkeypatch.setattr(readiness, "wait_healthy", lambda _docker, service, _restarts: host.done.append(service))
     monkeypatch.setattr(rollout, "_start_web", lambda _docker: host.done.append("start web"))
-    monkeypatch.setattr(rollout, "wait_for_web", lambda _docker: None)
+    monkeypatch.setattr(readiness, "wait_for_web", lambda *_: None)
     monkeypatch.setattr(rollout, "switch", lambda *_, **_more: None)
     told = report()
     told.names = rollout.CONVERGE

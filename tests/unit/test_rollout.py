@@ -26,13 +26,15 @@ from kit_engine import (
     one_off,
     preflight,
     prepare,
+    readiness,
     release,
     release_commands,
     rollout,
     signals,
     stack,
 )
-from kit_engine.docker import PROJECT_LABEL, SERVICE_LABEL, Docker
+from kit_engine.docker import SERVICE_LABEL, Container, Docker
+from kit_engine.errors import EngineError
 from kit_engine.report import Report
 from support.kit import ROOT
 
@@ -110,10 +112,10 @@ def test_a_backup_and_migrations_are_kept_as_soon_as_there_are_any(
 
 def inspected(service: str, seconds: int | None) -> dict[str, Any]:
     """What Docker says of a container that may take so long to end; None: Docker's own time."""
-    labels = {PROJECT_LABEL: "email-campaign-prod", SERVICE_LABEL: service}
+    own = {} if seconds is None else {"StopTimeout": seconds}
     return {
         "Id": service, "Name": f"/{service}", "Image": "sha256:1", "State": {"Status": "running"}, "HostConfig": {},
-        "Config": {"Image": "app", "Labels": labels, **({} if seconds is None else {"StopTimeout": seconds})},
+        "Config": {"Image": "app", "Labels": {SERVICE_LABEL: service}, **own},
     }  # fmt: skip
 
 
@@ -140,3 +142,45 @@ def test_a_worker_may_take_its_own_time_to_end_whatever_a_command_may(
 def test_what_ends_nothing_has_the_time_of_a_command(docker: Docker) -> None:
     short = replace(docker.stack, limits=replace(docker.stack.limits, command_timeout_seconds=5))
     assert Docker(short).patience(()) == 5
+
+
+def web_of(docker: Docker, monkeypatch: pytest.MonkeyPatch, health: list[bool]) -> list[str]:
+    """Have one old web container and two new ones that answer at once; gives who was examined, with what result."""
+    items = [
+        Container(name, name, "web", "", "", "running", 0, "", "", 0, release=release)
+        for name, release in (("old", "one"), ("first", "two"), ("second", "two"))
+    ]
+    examined: list[str] = []
+
+    def is_healthy(_docker: Docker, item: Container) -> bool:
+        examined.append(item.name)
+        return health.pop(0) if len(health) > 1 else health[0]
+
+    monkeypatch.setattr(docker, "containers", lambda: items)
+    monkeypatch.setattr(docker, "last_log_lines", lambda _item: "its log")
+    monkeypatch.setattr(readiness, "ask", lambda *_: None)
+    monkeypatch.setattr(readiness, "is_healthy", is_healthy)
+    return examined
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_web_is_ready_when_each_new_container_passes_its_health_check(
+    docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: bool
+) -> None:
+    examined = web_of(docker, monkeypatch, [True, False, True])
+    begun = time.monotonic()
+    readiness.wait_for_web(docker, [tmp_path if bound else tmp_path / "none"])
+    assert examined == ["first", "second"] * 2
+    assert time.monotonic() - begun < 1
+
+
+def test_web_that_answers_and_is_not_healthy_is_given_up(
+    docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web_of(docker, monkeypatch, [False])
+    monkeypatch.setattr(readiness, "ERROR_SECONDS", 0.3)
+    with pytest.raises(EngineError) as refused:
+        readiness.wait_for_web(docker, [tmp_path])
+    assert refused.value.code == "not_ready"
+    assert "the health check of first, second fails" in refused.value.problem
+    assert "its log" in refused.value.problem

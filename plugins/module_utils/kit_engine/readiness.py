@@ -7,7 +7,8 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Optional
 from urllib.parse import urlsplit
@@ -26,6 +27,9 @@ ANSWER_SECONDS = 5.0
 NO_ANSWER = "no answer"
 # Asking Docker costs 60 ms, an HTTP request 2 ms: containers are looked at once a second only.
 POLLS_PER_LOOK = 20
+# An app that answers with errors for so long without a break will not recover by itself: a server that starts, or waits
+# for its database, answers with nothing or differently in between.
+ERROR_SECONDS = 5.0
 
 
 def wait_healthy(docker: Docker, service: str, restarts: Mapping[str, int]) -> None:
@@ -88,6 +92,71 @@ def wait_ready(docker: Docker, restarts: Mapping[str, int]) -> None:
             )
         polls += 1
         time.sleep(POLL_SECONDS)
+
+
+def wait_for_web(docker: Docker, sockets: Sequence[Path]) -> None:
+    """Wait until each of a release's web containers answers 200 on the readiness path, and passes its health check.
+
+    Args:
+        docker: the release, whose web was started.
+        sockets: of each of its containers, by which it is asked.
+
+    Raises:
+        EngineError: as soon as it is certain that it will not: a container ended, or nothing but errors for
+            ERROR_SECONDS; else when ready_timeout_seconds are over. With the end of the log.
+    """
+    stack = docker.stack
+    begun = time.monotonic()
+    failing: Optional[float] = None
+    checked: Optional[Future[str]] = None
+    polls = 0
+    with ThreadPoolExecutor(1) as aside:
+        while True:
+            if checked is None and all(path.exists() for path in sockets):
+                # It asks for another path by another way. Its program starts while web does, and waits for the answer.
+                checked = aside.submit(_sick, docker)
+            problems = [
+                problem for problem in (ask(stack.probe, stack.probe.ready, path) for path in sockets) if problem
+            ]
+            if not problems:
+                problem = (checked or aside.submit(_sick, docker)).result()
+                if not problem:
+                    return
+                checked, problems = None, [problem]
+            if polls % POLLS_PER_LOOK == 0:
+                ours = _ours(docker)
+                if not ours:
+                    raise EngineError("unhealthy", "The new web containers are gone.", "docker ps --all")
+                for item in ours:
+                    refuse_broken(docker, item, 0)
+            if problems[0].startswith(NO_ANSWER):
+                failing = None
+            elif failing is None:
+                failing = time.monotonic()
+            now = time.monotonic()
+            if now - begun > stack.limits.ready_timeout_seconds or (failing and now - failing > ERROR_SECONDS):
+                raise EngineError(
+                    "not_ready",
+                    f"The new release does not get ready; {stack.probe.ready} answered for {now - begun:.0f} s: "
+                    f"{problems[0]}\n{log(docker, _ours(docker)[:1])}",
+                    f"mend the project, then: {stack.make('deploy')}",
+                )
+            polls += 1
+            time.sleep(POLL_SECONDS)
+
+
+def _ours(docker: Docker) -> list[Container]:
+    """The web containers of this very release."""
+    return [item for item in docker.of(docker.stack.web) if item.release == docker.stack.release]
+
+
+def _sick(docker: Docker) -> str:
+    """Say which of a release's web containers fails its health check; empty where none does."""
+    try:
+        failing = [item.name for item in _ours(docker) if not is_healthy(docker, item)]
+    except EngineError as error:
+        return error.problem
+    return f"the health check of {', '.join(failing)} fails" if failing else ""
 
 
 def ask(probe: Probe, path: str, web_socket: Optional[Path] = None) -> str | None:

@@ -45,9 +45,6 @@ from kit_engine.stack import EDGE
 STEPS = ("check", "database", "backup", "migrate", "start", "healthy", "switch", "drain", "workers", "ready")
 # Of a release that is only to be brought back.
 CONVERGE = STEPS[STEPS.index("start") :]
-# An app that answers with errors for so long without a break will not recover by itself: a server that starts, or waits
-# for its database, answers with nothing or differently in between.
-ERROR_SECONDS = 5.0
 
 
 @dataclass
@@ -191,7 +188,7 @@ def _until_healthy(docker: Docker, report: Report, beside: _Beside, done: Prepar
             published.result()
     with report.step("healthy"), ThreadPoolExecutor(1) as aside, _waited_for(aside):
         removed = aside.submit(apart.remove) if apart else None
-        wait_for_web(docker)
+        readiness.wait_for_web(docker, sockets(docker))
         if removed:
             removed.result()
 
@@ -257,7 +254,7 @@ def converge(docker: Docker, report: Report) -> None:
         database_password.ensure(docker)
         _start_web(docker)
     with report.step("healthy"):
-        wait_for_web(docker)
+        readiness.wait_for_web(docker, sockets(docker))
     switch(docker, report, publish=True)
 
 
@@ -335,48 +332,6 @@ def follow(docker: Docker) -> None:
     there = docker.containers()
     release.remake(docker, there, stack.workers, current.with_other_secrets(docker, there))
     release.start(docker, stack.workers, "--no-deps", there=there)
-
-
-def wait_for_web(docker: Docker) -> None:
-    """Wait until each of a release's web containers answers 200 on the readiness path, asked by its own socket.
-
-    Args:
-        docker: the release, whose web was started.
-
-    Raises:
-        EngineError: as soon as it is certain that it will not: a container ended, or nothing but errors for
-            ERROR_SECONDS; else when ready_timeout_seconds are over. With the end of the log.
-    """
-    stack = docker.stack
-    begun = time.monotonic()
-    failing: Optional[float] = None
-    polls = 0
-    while True:
-        problems = [readiness.ask(stack.probe, stack.probe.ready, path) for path in sockets(docker)]
-        if not any(problems):
-            return
-        if polls % readiness.POLLS_PER_LOOK == 0:
-            ours = [item for item in docker.of(stack.web) if item.release == stack.release]
-            if not ours:
-                raise EngineError("unhealthy", "The new web containers are gone.", "docker ps --all")
-            for item in ours:
-                readiness.refuse_broken(docker, item, 0)
-        problem = next(one for one in problems if one)
-        if problem.startswith(readiness.NO_ANSWER):
-            failing = None
-        elif failing is None:
-            failing = time.monotonic()
-        now = time.monotonic()
-        if now - begun > stack.limits.ready_timeout_seconds or (failing and now - failing > ERROR_SECONDS):
-            log = readiness.log(docker, [item for item in docker.of(stack.web) if item.release == stack.release][:1])
-            raise EngineError(
-                "not_ready",
-                f"The new release does not get ready; {stack.probe.ready} answered for {now - begun:.0f} s: "
-                f"{problem}\n{log}",
-                f"mend the project, then: {stack.make('deploy')}",
-            )
-        polls += 1
-        time.sleep(readiness.POLL_SECONDS)
 
 
 def sockets(docker: Docker) -> list[Path]:
