@@ -10,7 +10,7 @@ import time
 import pytest
 from support import host_releases, traffic
 from support.engine_stack import docker
-from support.host_releases import MIGRATE, HostReleases, Released, demand_served, demand_whole
+from support.host_releases import MIGRATE, SECRETS, HostReleases, Released, demand_served, demand_whole
 from testbed.fixtures import turn
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -59,6 +59,36 @@ def wait_for_step(host: HostReleases, step: str) -> None:
             return
         time.sleep(0.02)
     raise AssertionError(f"step {step} never began")
+
+
+@pytest.mark.parametrize("end", ["fails", "is killed"])
+def test_a_new_database_password_that_comes_to_nothing_is_taken_back(released: Released, end: str) -> None:
+    host = released.host
+    serving, text = host.current, host.ask("/version")
+    rotated = {"release_bundle_secret_values": {**SECRETS, "PGPASSWORD": "another-database-password"}}
+    migrate = "import time; time.sleep(3); raise SystemExit('no such column')"
+    version = host.version(f"rotated, {end}", migrate=migrate, variables=rotated)
+    if end == "fails":
+        assert host.deploy(version).json["code"] == "migrate"
+    else:
+        running = host.started(*host.prepare_words(version))
+        running.stdin.write(host.archive(version))  # type: ignore[union-attr]  # it is a pipe
+        running.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+        wait_for_step(host, "migrate")
+        # The role has it by then: the command in hand began after that.
+        time.sleep(2)
+        host_releases.kill_group(running, signal.SIGKILL)
+        running.wait(30)
+        # Any command that changes the host makes it whole first.
+        told = host.engine("prune-backups", "--json")
+        assert told.code == 0, told.err
+    # Whoever had a connection must open another one.
+    (database,) = host.containers()["db"]
+    there = json.loads((host.root / "current/stack.json").read_text())["database"]
+    all_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_addr IS NOT NULL"
+    docker("exec", database, "psql", "--username", there["user"], "--dbname", there["name"], "--command", all_others)
+    assert int(host.ask("/rows")) >= 0
+    demand_whole(host, serving, text)
 
 
 def test_a_good_release_that_cannot_be_brought_up_again_stays_good(released: Released) -> None:
