@@ -13,13 +13,13 @@ from faults.__main__ import CASES
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
-# Each takes half a minute. No multiple of the number of stories: every slice has its turn.
-EACH = 33
+# Each takes half a minute.
+EACH, SLICE = 33, "slice of the kill matrix"
 
 
 def test_what_was_ended_is_recovered(tmp_path: Path) -> None:
     kit = checkout.copy(tmp_path / "checkout")
-    first = turn(EACH)
+    first = turn(EACH, SLICE)
     kit.type(f"make test-faults ARGS='--slice {first + 1}/{EACH}'", {}, limit=900)
     told = json.loads((kit.path / "build/faults/results.json").read_text())
     assert {name for name, outcome in told.items() if outcome["ok"]} == {case.name for case in CASES[first::EACH]}

@@ -17,12 +17,12 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 # All steps in all ways are `make test-faults`; here each step is ended in one way, which the commit chooses.
-ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+ENDS, END = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT), "end of a release"
 STEPS = ("migrate", "healthy", "drain")
 
 
 @pytest.mark.parametrize(
-    ("step", "number"), [(step, ENDS[(turn(len(ENDS)) + place) % len(ENDS)]) for place, step in enumerate(STEPS)]
+    ("step", "number"), [(step, ENDS[(turn(len(ENDS), END) + place) % len(ENDS)]) for place, step in enumerate(STEPS)]
 )
 def test_a_killed_release_is_recovered_by_the_next(released: Released, step: str, number: signal.Signals) -> None:
     host = released.host

@@ -1,5 +1,6 @@
 """Fixtures that lend hosts to tests. A conftest imports what it needs: `from testbed.fixtures import fresh_host`."""
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -44,16 +45,22 @@ def distros() -> Sequence[str]:
     return chosen_distros(os.environ.get("FRESH_DISTROS", ""), _commit())
 
 
-def turn(count: int) -> int:
+def turn(count: int, of: str) -> int:
     """Tell whose turn it is among several, by the commit under test: a repetition takes the same one.
 
     Args:
         count: how many there are.
+        of: what they are; each kind has turns of its own, so that all combinations with others' come about.
 
     Returns:
-        A number from 0 to ``count`` - 1; apart from which release it is, so that all pairs have their turn.
+        A number from 0 to ``count`` - 1.
     """
-    return int(_commit() or "0", 16) // len(DISTROS) % count
+    return chosen_turn(count, of, _commit())
+
+
+def chosen_turn(count: int, of: str, commit: str) -> int:
+    """Decide as :func:`turn` does, for the id of a commit."""
+    return int(hashlib.sha256(f"{of} {commit}".encode()).hexdigest(), 16) % count
 
 
 def _commit() -> str:

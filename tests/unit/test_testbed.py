@@ -1,12 +1,15 @@
 """The test bed's choices, without an engine."""
 
 import os
+from hashlib import sha1
+from itertools import product
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 from kit_engine import machine
 from testbed.errors import TestbedError
-from testbed.fixtures import chosen_distros
+from testbed.fixtures import chosen_distros, chosen_turn
 from testbed.flags import DISTROS, EngineFacts, bounding_set, dropped_capabilities, host_options, init_command
 from testbed.hosts import MANUAL, is_leftover, this_process
 from testbed.image import image_name
@@ -194,6 +197,26 @@ def test_hosts_brought_up_by_hand_stay_while_their_checkout_does() -> None:
 )
 def test_which_releases_are_tested(wish: str, commit: str, expected: tuple[str, ...]) -> None:
     assert tuple(chosen_distros(wish, commit)) == expected
+
+
+def test_every_part_of_every_story_has_its_turn_on_every_release() -> None:
+    """A slice of the kill matrix, or a way to end a release, that comes with no commit is never tested in CI."""
+    tests = Path(__file__).parents[1]
+    stories = run_path(str(tests / "conftest.py"))
+    slices = run_path(str(tests / "faults/test_slice.py"))
+    ends = run_path(str(tests / "integration/test_release_recovery.py"))
+    told = {name: number for number, story in enumerate(stories["STORIES"]) for name in story}
+    seen: dict[str, set[tuple[str, int]]] = {"slice": set(), "end": set()}
+    for number in range(20_000):
+        commit = sha1(str(number).encode(), usedforsecurity=False).hexdigest()
+        story = chosen_turn(len(stories["STORIES"]), stories["STORY"], commit)
+        release = chosen_distros("", commit)[0]
+        if story == told["faults/test_slice.py"]:
+            seen["slice"].add((release, chosen_turn(slices["EACH"], slices["SLICE"], commit)))
+        if story == told["integration/test_release_recovery.py"]:
+            seen["end"].add((release, chosen_turn(len(ends["ENDS"]), ends["END"], commit)))
+    assert seen["slice"] == set(product(DISTROS, range(slices["EACH"])))
+    assert seen["end"] == set(product(DISTROS, range(len(ends["ENDS"]))))
 
 
 def test_an_unknown_release_is_told() -> None:
