@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from argparse import Namespace
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
@@ -12,9 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kit_engine import hooks, releases, retention, runlog
+from kit_engine import backup_schedule, cli, hooks, one_off, pending, recovery, releases, retention, rollout, runlog
+from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.masking import MASK
+from kit_engine.pending import Pending
 from kit_engine.releases import Record
 from kit_engine.report import Report
 
@@ -67,15 +70,26 @@ def test_nothing_else_is_written_as_a_record(tmp_path: Path) -> None:
     assert not (tmp_path / releases.RECORDS).exists()
 
 
-def followed(root: Path) -> Report:
-    """A report of a run whose release has a secret."""
-    stack = SimpleNamespace(root=root, release=ID, bundle=root / "bundle", secret_variables=())
+def released(root: Path) -> Docker:
+    """A release that has a secret."""
+    stack = SimpleNamespace(root=root, release=ID, env="prod", bundle=root / "bundle", secret_variables=())
     (root / "bundle/secrets").mkdir(parents=True, exist_ok=True)
     (root / "bundle/secrets/PASSWORD").write_text(SECRET)
     (root / releases.RECORDS).mkdir(exist_ok=True)
+    return SimpleNamespace(stack=stack)  # type: ignore[return-value]  # as far as it is read
+
+
+def followed(root: Path) -> Report:
+    """A report of a run of that release."""
     report = Report("release", as_json=True, names=("migrate",), stream=StringIO())
-    runlog.follow(SimpleNamespace(stack=stack), report, "deploy: prepare")  # type: ignore[arg-type]  # as far as it is read
+    runlog.follow(released(root), report, "deploy: prepare")
     return report
+
+
+def noted(root: Path) -> list[tuple[str, str]]:
+    """The steps and events of its journal."""
+    told = runlog.path_of(root, ID, runlog.JOURNAL).read_text().splitlines()
+    return [(line["step"], line["event"]) for line in map(json.loads, told)]
 
 
 def test_the_log_of_a_run_has_each_line_with_its_time_and_no_secret(
@@ -106,12 +120,7 @@ def test_the_log_of_a_run_has_each_line_with_its_time_and_no_secret(
     told = capsys.readouterr().out + report.stream.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
     assert SECRET not in told
     assert MASK in told
-    events = [
-        json.loads(line)["event"]
-        for line in runlog.path_of(tmp_path, ID, runlog.JOURNAL).read_text().split("\n")
-        if line
-    ]
-    assert events == ["begin", "failed"]
+    assert noted(tmp_path) == [("migrate", "begin"), ("migrate", "failed")]
 
 
 def test_a_run_that_was_cut_off_leaves_half_a_line_and_the_next_begins_one(tmp_path: Path) -> None:
@@ -138,6 +147,49 @@ def test_what_is_no_text_can_be_kept_and_read_back(tmp_path: Path, monkeypatch: 
     Report("release", as_json=True).say(odd)
     assert read_along.read_text() == "media/\\udcff.png\n"
     assert json.loads(hooks.told(kept, hooks.AFTER_FAILURE, "deploy").encode())["who"] == odd
+
+
+@pytest.mark.parametrize("words", [("release", "--request", '{"phase": "prepare", "rollback": "none"}'), ("schedule",)])
+def test_how_a_run_that_was_cut_off_is_made_whole_is_noted_with_it_and_not_as_its_own_steps(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    docker = released(root)
+    followed(root).note("drain", "begin")
+    pending.begin(root, Pending(ID, pending.DEPLOY, "before"))
+
+    def serve(_docker: Docker, report: Report) -> None:
+        report.names = ("healthy",)
+        with report.step("healthy"):
+            report.say(f"    the app says {SECRET}")
+            assert noted(root)[-1] == ("recover: healthy", "begin")
+
+    def schedule(_docker: Docker, arguments: Namespace) -> None:
+        arguments.report.note("of the verb's own", "begin")
+
+    monkeypatch.setattr(recovery, "docker_of", lambda _root, _id: docker)
+    monkeypatch.setattr(one_off, "remove_left", lambda _docker: None)
+    monkeypatch.setattr(rollout, "give_up", lambda *_: None)
+    monkeypatch.setattr(recovery, "serve", serve)
+    monkeypatch.setattr(backup_schedule, "schedule_verb", schedule)
+    monkeypatch.setattr(cli, "load", lambda _root: docker.stack)
+    monkeypatch.setattr(cli, "Docker", lambda _stack: docker)
+    cli.main(["--root", str(root), *words])
+    assert noted(root) == [("drain", "begin"), ("recover: healthy", "begin"), ("recover: healthy", "end")]
+    log = runlog.path_of(root, ID).read_text()
+    assert f"the deploy of release {ID} was cut off" in log
+    assert SECRET not in log + capsys.readouterr().err
+
+
+def test_going_back_is_noted_with_the_release_that_is_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(_docker: Docker, report: Report) -> None:
+        report.names = ("drain",)
+        with report.step("drain"):
+            assert noted(root) == [("go back: drain", "begin")]
+
+    monkeypatch.setattr(recovery, "docker_of", lambda _root, _id: released(root))
+    monkeypatch.setattr(recovery, "serve", serve)
+    recovery.go_back(root, Pending(ID, pending.DEPLOY, "before"), followed(root), "the smoke gate failed")
+    assert noted(root) == [("go back: drain", "begin"), ("go back: drain", "end")]
 
 
 def test_old_records_go_with_their_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from copy import copy
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -97,6 +98,8 @@ def _run(words: list[str]) -> int:
         run = _load(arguments.run)
         if "request" in arguments:
             with _locked(arguments):
+                if arguments.verb == "release":
+                    _take_up(arguments.root.resolve(), report)
                 run(arguments)
                 prepare.give_back(arguments.root)
             return 0
@@ -110,7 +113,10 @@ def _run(words: list[str]) -> int:
         report.mask = masking.of(docker)
         with _locked(arguments):
             if _makes_whole(arguments):
-                import_module("kit_engine.recovery").recover(stack.root, report)
+                # Noted with that run, which the verb's own steps are no part of.
+                of_that_run = copy(report)
+                _take_up(stack.root, of_that_run)
+                import_module("kit_engine.recovery").recover(stack.root, of_that_run)
                 docker = Docker(load(arguments.root))
             if arguments.verb in _LOGGED and docker.stack.release:
                 runlog.follow(docker, report, f"{arguments.verb}, by {lock.caller()}")
@@ -244,6 +250,13 @@ def _makes_whole(arguments: argparse.Namespace) -> bool:
     return bool(
         changes and changes(arguments) and arguments.verb not in ("down", "destroy") and pending.read(arguments.root)
     )
+
+
+def _take_up(root: Path, report: Report) -> None:
+    """Have what is done about a run that was cut off noted with it, until a run of the verb's own is followed."""
+    left = pending.read(root)
+    if left:
+        runlog.take_up(import_module("kit_engine.recovery").docker_of(root, left.id), report)
 
 
 def _load(name: str) -> Any:

@@ -40,9 +40,14 @@ class Report:
         self.log: Callable[[str], None] = lambda _text: None
 
     def apart(self, verb: str) -> Report:
-        """Give a report for what is done on the way: it tells in the same places, with steps and seconds of its own."""
+        """Give a report for what is done on the way: it tells in the same places, with steps and seconds of its own.
+
+        Args:
+            verb: what that is; its steps are noted as ``<verb>: <step>``, and nobody takes them for those of the run.
+        """
         own = Report(verb, as_json=False, stream=self.stream)
         own.mask, own.log = self.mask, self.log
+        own.note = lambda step, event: self.note(f"{verb}: {step}", event)
         return own
 
     def say(self, line: str) -> None:

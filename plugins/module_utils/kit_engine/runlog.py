@@ -28,11 +28,21 @@ def follow(docker: Docker, report: Report, what: str) -> None:
         report: of the run.
         what: what the run does, such as ``deploy: prepare``.
     """
+    take_up(docker, report)
+    report.log(f"--- {what}\n")
+
+
+def take_up(docker: Docker, report: Report) -> None:
+    """Have what is told from here on noted with an earlier run, such as one that was cut off, as :func:`follow` does.
+
+    Args:
+        docker: the release of that run.
+        report: of the verb that found it.
+    """
     root, release = docker.stack.root, docker.stack.release
     report.mask = masking.of(docker)
     report.note = _journal(path_of(root, release, JOURNAL))
     report.log = _log(path_of(root, release))
-    report.log(f"--- {what}\n")
 
 
 def _journal(path: Path) -> Callable[[str, str], None]:
