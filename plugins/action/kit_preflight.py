@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
-from kit_control import engine_call, host_lock, site_names
+from kit_control import engine_call, host_lock, site_names, smoke
 from kit_control.action import KitAction
 from kit_control.errors import KitError
 
@@ -25,13 +25,18 @@ class ActionModule(KitAction):
     """Arguments: ``root``, ``python`` (as of kit_engine), ``stack`` (its description), ``images`` (references of those
     that it runs), ``names`` (of the site, that shall lead to the host), ``addresses`` (of the site besides SSH's),
     ``configuration`` (hash of the release that is wanted; empty: nothing is compared), ``lock`` (of a host alone: the
-    argument ``order`` of kit_lock; empty: it is not locked)."""
+    argument ``order`` of kit_lock; empty: it is not locked), ``gate`` (whether the smoke checks judge it in the end:
+    refused where they cannot reach it)."""
 
-    _VALID_ARGS = frozenset({"root", "python", "stack", "images", "names", "addresses", "configuration", "lock"})
+    _VALID_ARGS = frozenset(
+        {"root", "python", "stack", "images", "names", "addresses", "configuration", "lock", "gate"}
+    )
 
     def work(self) -> dict[str, Any]:
         """Ask the engine, then compare the clocks; see the module's docstring."""
         given = self._task.args
+        if given["gate"]:
+            smoke.connection_of(self)
         words = ["--request", json.dumps({"stack": given["stack"], "images": given["images"]})]
         names = site_names.Lookups(given.get("names") or [], [self.address, *(given.get("addresses") or [])])
         begun = time.time()

@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
 from ansible.utils.display import Display
-from kit_control import app_image, engine_call, hooks, host_lock, release_archive, source_version
+from kit_control import app_image, engine_call, hooks, host_lock, release_archive, smoke, source_version
 from kit_control.action import Inputs, KitAction
 from kit_control.errors import KitError
 from kit_engine.hooks import AFTER_FAILURE, AFTER_SWITCH, BEFORE_BACKUP, BEFORE_MIGRATE
@@ -176,6 +176,8 @@ class ActionModule(KitAction):
         if "rollback" in self._task.args:
             if self._task.check_mode:
                 return {"changed": True, "message": "the host would go back to an earlier release"}
+            # Preflight, which refuses what the smoke checks cannot reach, is no part of this.
+            smoke.connection_of(self)
             asked = {"rollback": str(self._task.args["rollback"] or ""), "switch": self._is_alone()}
             told = self._call({"phase": "prepare", **asked})
             # What the smoke checks compare with; the next deploy renders anew.

@@ -38,6 +38,18 @@ class ActionModule(KitAction):
         """Write down, or run and report; see the module's docstring."""
         if self._task.check_mode:
             return {"skipped": True, "msg": "check mode: the smoke checks were not run"}
+        try:
+            return self._work()
+        except Exception as error:
+            if not (self._task.args["gate"] and self._task.args["released"]):
+                raise
+            # The release is still under way, and nobody would end it: every host is told, and goes back.
+            cause = (
+                "" if isinstance(error, KitError) else f"The smoke gate came to no verdict: {type(error).__name__}: "
+            )
+            return {"changed": False, "problem": f"{cause}{error}"}
+
+    def _work(self) -> dict[str, Any]:
         if "hosts" in self._task.args:
             return self._check(self._task.args["hosts"])
         described = self._describe()
@@ -51,12 +63,6 @@ class ActionModule(KitAction):
                 "smoke",
                 f"{given.folder} holds no rendered files of {self.host}: nothing was deployed from here yet.",
                 f"make deploy ENV={given.env}",
-            )
-        if self._play_context.become and self._play_context.become_pass:
-            raise KitError(
-                "smoke",
-                f"The smoke checks become root on {self.host} without a password, and one was given.",
-                "allow sudo without a password for the login user (make provision does)",
             )
         trust = str(task["trust_file"] or "")
         target = {
@@ -80,21 +86,18 @@ class ActionModule(KitAction):
     def _check(self, hosts: list[dict[str, Any]]) -> dict[str, Any]:
         given, task = self.inputs(), self._task.args
         gate, folder = bool(task["gate"]), self._folder()
+        problems = [str(one["problem"]) for one in hosts if one.get("problem")]
+        if problems:
+            return {"changed": False, "problem": "\n".join(problems)}
         if gate and not any(one["was_changed"] for one in hosts) and smoke.last_was_good(folder):
             return {"skipped": True, "msg": "nothing changed since the smoke gate passed"}
         plan = smoke.write_plan(folder, [one["target"] for one in hosts])
-        try:
-            results = smoke.run(given.root, plan, gate=gate, limit=float(task["limit"]), env=given.env)
-            if not gate:
-                for line in smoke_report.table(results):
-                    Display().display(line)
-            if not results["ok"]:
-                raise smoke.failure(results, self._again(given.env))
-        except KitError as error:
-            if not (gate and task["released"]):
-                raise
-            # The release is still under way: every host is told, and goes back.
-            return {"changed": False, "problem": str(error)}
+        results = smoke.run(given.root, plan, gate=gate, limit=float(task["limit"]), env=given.env)
+        if not gate:
+            for line in smoke_report.table(results):
+                Display().display(line)
+        if not results["ok"]:
+            raise smoke.failure(results, self._again(given.env))
         counts = [f"{host}: {smoke_report.summary(told)}" for host, told in results["hosts"].items()]
         what = "smoke gate" if gate else "smoke checks"
         self.say(f"{what}: {'; '.join(counts)} ({results['seconds']:.1f} s)")

@@ -181,7 +181,7 @@ def test_a_closed_socket_is_first_tried_as_root_then_refused(message: str) -> No
     text = probe(message, answer=info(""), uid="1000")
     assert judge(read_probe(text)).refused
     problem = docker_host.state(text, SETTINGS, False, "sudo: a password is required")["problem"]
-    for way_out in ("usermod -aG docker anna", "--ask-become-pass", "rootless"):
+    for way_out in ("usermod -aG docker anna", "sudo without a password", "rootless"):
         assert way_out in problem
 
 

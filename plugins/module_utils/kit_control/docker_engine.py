@@ -225,7 +225,7 @@ def _permission_error(found: Found, detail: str) -> KitError:
         f"User {found.user} has no permission for the Docker engine at {socket}, and sudo is no way either: {detail}",
         "one of\n"
         f"  sudo usermod -aG docker {found.user}        then log out and in (this group is as good as root)\n"
-        "  make deploy ARGS=--ask-become-pass      to go through sudo with your password\n"
+        "  sudo without a password                 (visudo), through which the kit then goes by itself\n"
         "  dockerd-rootless-setuptool.sh install   for an engine of your own, without root",
     )
 

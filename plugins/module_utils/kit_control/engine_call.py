@@ -252,7 +252,8 @@ def _no_root(action: KitAction, said: str) -> KitError:
     return KitError(
         "sudo",
         f"The login user may not become root on {place}:\n    {unreachable_host.last_line(said)}",
-        "allow it (sudo without a password), or give the password: ARGS=--ask-become-pass",
+        "allow it without a password"
+        + (": make provision ARGS=--ask-become-pass does, once" if action.is_remote else "    (visudo)"),
     )
 
 

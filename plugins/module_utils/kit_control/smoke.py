@@ -41,9 +41,16 @@ def connection_of(action: KitAction) -> dict[str, Any]:
         ``transport`` (``local`` or ``ssh``), ``address`` and ``arguments`` (words for ssh; never a secret).
 
     Raises:
-        KitError: by a connection that the checks cannot take.
+        KitError: by a connection that the checks cannot take, or with a password for sudo.
     """
     connection, host = action._connection, action.host
+    context = action._play_context
+    if context.become and context.become_pass:
+        raise KitError(
+            "smoke",
+            f"The smoke checks become root on {host} without a password, and one was given.",
+            "allow sudo without a password for the login user (make provision does)",
+        )
     if not action.is_remote:
         return {"transport": "local", "address": "", "arguments": []}
     if connection.transport != "ssh":
