@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from kit_engine import command, disk, image_build, machine
+from kit_engine import command, disk, docker_socket, image_build, machine
 from kit_engine.docker import image_id
+from kit_engine.errors import EngineError
 from kit_engine.report import Report
 
 # Images of one project and target that stay on a machine that only makes them, for hosts that are deployed to in turn.
@@ -96,6 +98,16 @@ def drop_older(ref: str) -> list[str]:
     )
     if len(rows) <= 2 * KEPT_IMAGES:
         return []
-    command.run(["docker", "builder", "prune", "--force", "--keep-storage", KEPT_CACHE], limit=PRUNE_SECONDS)
+    bound_cache()
     older = [f"{name}:{row.rpartition(' ')[2]}" for row in rows if not row.endswith(f" {tag}")][KEPT_IMAGES - 1 :]
     return [one for one in older if command.run(["docker", "image", "rm", one], limit=PRUNE_SECONDS).code == 0]
+
+
+def bound_cache() -> None:
+    """Remove what was used longest ago of the cache of builds, where it is bigger than what stays.
+
+    One that cannot be bounded now is at the next build: nobody's deploy fails for it.
+    """
+    words = ["docker", "buildx", "prune", f"--builder={docker_socket.builder()}", "--force"]
+    with suppress(EngineError):
+        command.run([*words, "--keep-storage", KEPT_CACHE], limit=PRUNE_SECONDS)

@@ -26,9 +26,12 @@ def app_image_verb(arguments: argparse.Namespace) -> None:
     report: Report = arguments.report
     request = app_image.Request(**json.loads(arguments.request))
     answer = app_image.ensure(request, sys.stdin.buffer, report)
-    # Where releases lie, their retention removes images.
-    if not request.check_only and answer["changed"] and not (arguments.root / releases.FOLDER).is_dir():
-        app_image.drop_older(request.ref)
+    if not request.check_only and answer["changed"]:
+        # Where releases lie, their retention removes images.
+        if (arguments.root / releases.FOLDER).is_dir():
+            app_image.bound_cache()
+        else:
+            app_image.drop_older(request.ref)
     report.done(answer, str(answer["image"]["ref"]))
 
 
