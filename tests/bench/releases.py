@@ -14,17 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from kit_control.services import project_name
 from support import checkout, registry
 from support.certificates import authorities, issue
 from support.checkout import Checkout
-from support.host_releases import BROKEN, write_project
+from support.host_releases import BROKEN, MIGRATE, given_up_after, write_project
 from support.traffic import OK, Summary, Traffic, read, summary
 from testbed.errors import TestbedError
 from testbed.hosts import Host, borrowed
@@ -66,9 +67,11 @@ class Bed:
         """Name of the Compose project."""
         return project_name(NAME, "prod")
 
-    def write(self, text: str, **further: str) -> None:
-        """Commit a version of the project."""
-        write_project(self.kit.path / NAME, NAME, text, **further)  # type: ignore[arg-type]  # texts all
+    def write(
+        self, text: str, *, settings: str = "", migrate: str = MIGRATE, manifest: Mapping[str, Any] | None = None
+    ) -> None:
+        """Commit a version of the project, which differs as of write_project."""
+        write_project(self.kit.path / NAME, NAME, text, settings=settings, migrate=migrate, manifest=manifest)
         self.kit.commit(text)
 
     def make(self, target: str, more: str = "", *, check: bool = True) -> str:
@@ -85,14 +88,14 @@ class Bed:
         """Run a script on the host as root."""
         return self.host.run("sudo bash -eu -s", stdin=script.encode(), timeout=120).stdout
 
-    def timed(self, scenario: str, target: str, more: str = "", *, check: bool = True) -> float:
-        """Type make, and take the time."""
+    def timed(self, scenario: str, target: str, more: str = "", *, check: bool = True) -> str:
+        """Type make, and take the time; gives what was printed."""
         begun = time.monotonic()
-        self.make(target, more, check=check)
+        said = self.make(target, more, check=check)
         took = time.monotonic() - begun
         self.seconds.setdefault(scenario, []).append(took)
         print(f"{scenario}: {target} {took:.1f} s", flush=True)
-        return took
+        return said
 
     @contextmanager
     def load(self, scenario: str) -> Iterator[Traffic]:
@@ -107,11 +110,7 @@ class Bed:
 
     def given_up_after(self) -> float:
         """Seconds between the first step that waits for a new container and its failure, by the newest journal."""
-        told = self.root(f"cat $(ls -t {ROOT}/records/*.journal | head -1)")
-        events = [json.loads(line) for line in told.splitlines()]
-        failed = next(one for one in events if one["event"] == "failed")
-        begun = next(one for one in events if one["event"] == "begin" and one["step"] == failed["step"])
-        return float(failed["time"] - begun["time"])
+        return given_up_after(self.root(f"cat $(ls -t {ROOT}/records/*.journal | head -1)"))
 
 
 def measure(bed: Bed) -> list[Bar]:
@@ -137,12 +136,12 @@ def _deploys(bed: Bed) -> list[Bar]:
 
 
 def _broken(bed: Bed) -> list[Bar]:
-    bars = []
-    for what, (differs, _code) in BROKEN.items():
+    bars, serves = [], _version(bed)
+    for what, (differs, _code, words) in BROKEN.items():
         with bed.load(what):
-            bed.write(f"broken: {what}", **differs)
+            bed.write(f"broken: {what}", **differs)  # type: ignore[arg-type]  # texts all
             more = "ARGS='-e release_bundle_ready_timeout_seconds=20'" if what == "hangs for ever" else ""
-            bed.timed(what, "deploy", more, check=False)
+            _demand_refused(bed, bed.timed(what, "deploy", more, check=False), words, serves)
         limit = {"answers with errors": GIVEN_UP, "ends when it serves": ENDED}.get(what)
         if limit:
             bars.append(Bar(f"{what}: given up after, s", bed.given_up_after(), limit))
@@ -150,10 +149,20 @@ def _broken(bed: Bed) -> list[Bar]:
         smoke = [{"name": "absent", "path": "/absent"}]
         path = write_project(bed.kit.path / NAME, NAME, "no such page", manifest={"smoke": smoke})
         bed.kit.commit(f"{path.name} asks for a page that is not there")
-        bed.timed("smoke gate fails", "deploy", check=False)
+        said = bed.timed("smoke gate fails", "deploy", check=False)
+        _demand_refused(bed, said, "request: absent", serves)
     bed.write("good again")
     bed.timed("after them", "deploy")
     return bars
+
+
+def _demand_refused(bed: Bed, said: str, words: str, serves: str) -> None:
+    """Refuse what a deploy that failed did not tell, or did not leave as it was; that it failed was seen to."""
+    if words not in said:
+        raise UnfitError(f"`{words}` is not told:\n{said[-2000:]}")
+    found = _version(bed)
+    if found != serves:
+        raise UnfitError(f"{found!r} serves, not {serves!r}")
 
 
 def _edge(bed: Bed) -> list[Bar]:

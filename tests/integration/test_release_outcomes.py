@@ -6,7 +6,7 @@ import time
 
 import pytest
 from support import traffic
-from support.host_releases import BROKEN, Released, demand_served, demand_whole, under_load
+from support.host_releases import BROKEN, Released, demand_served, demand_whole, given_up_after, under_load
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -17,18 +17,20 @@ REFUSED = [what for what in BROKEN if what != "hangs for ever"]
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_broken_release_leaves_the_old_one_serving(released: Released, what: str) -> None:
     host = released.host
-    arguments, code = BROKEN[what]
+    arguments, code, words = BROKEN[what]
     version = host.version("broken", **arguments)  # type: ignore[arg-type]  # texts all
     serving, text = host.current, host.ask("/version")
     told, seen = under_load(host, version)
     assert told.code == 1
     assert told.json["code"] == code, told.json
+    assert words in told.json["problem"]
     demand_served(seen)
     demand_whole(host, serving, text)
     (failed,) = [one for one in host.engine("releases", "--json").json["releases"] if one["state"] == "failed"][:1]
     assert failed["reason"]
     # What is certain to fail is given up long before ready_timeout_seconds.
-    assert host.record(failed["id"])["seconds"].get("healthy", 0) < 45
+    journal = host.root / f"records/{failed['id']}.journal"
+    assert 0 < given_up_after(journal.read_text()) < 45
     # And what is good works after it.
     again = host.deploy(released.good if text == "two" else released.other)
     assert again.code == 0, again.err

@@ -114,23 +114,42 @@ def write_project(
     return path
 
 
-# What a broken version differs by, and the code that its release fails with.
-BROKEN: dict[str, tuple[dict[str, str], str]] = {
-    "does not start": ({"settings": "\nraise SystemExit(3)\n"}, "migrate"),
-    "migration raises": ({"migrate": "raise SystemExit('no such column')"}, "migrate"),
+# What a broken version differs by, the code that its release fails with, and words by which that names the cause.
+BROKEN: dict[str, tuple[dict[str, str], str, str]] = {
+    "does not start": (
+        {"settings": "\nraise SystemExit(3)\n"},
+        "migrate",
+        "Release command `python kit_migrate.py` ended with 3",
+    ),
+    "migration raises": ({"migrate": "raise SystemExit('no such column')"}, "migrate", "no such column"),
     "answers with errors": (
         {"settings": "\nurlpatterns = [path('up', lambda request: HttpResponse('broken', status=500))]\n"},
         "not_ready",
+        "HTTP 500",
     ),
     "ends when it serves": (
         {"settings": "\nimport os, sys\nif 'gunicorn' in sys.argv[0]: os._exit(3)\n"},
         "unhealthy",
+        "Service web",
     ),
     "hangs for ever": (
         {"settings": "\nimport sys, time\nif 'gunicorn' in sys.argv[0]: time.sleep(10000)\n"},
         "not_ready",
+        "The new release does not get ready",
     ),
 }
+
+
+def given_up_after(journal: str) -> float:
+    """Seconds from the begin of the first step that failed to its failure.
+
+    Args:
+        journal: text of a release's journal.
+    """
+    events = [json.loads(line) for line in journal.splitlines()]
+    failed = next(one for one in events if one["event"] == "failed")
+    begun = next(one for one in events if one["event"] == "begin" and one["step"] == failed["step"])
+    return float(failed["time"] - begun["time"])
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 
 import pytest
 from bench import figures
+from bench import releases as bench_releases
 from bench.backups import Measured
 from bench.figures import Bar, Timed, UnfitError
+from support.host_releases import given_up_after
 from support.kit import ROOT
 
 FLOOR = ROOT / "tests/bench/floor"
@@ -113,3 +116,26 @@ def test_times_are_of_pairs_and_not_of_medians() -> None:
     # The machine was half as fast for a while.
     done = Measured({"ours": [1.1, 1.1, 2.2, 2.2, 1.1], "bare": [1.0, 1.0, 2.0, 2.0, 2.0]})
     assert done.times("ours", "bare") == pytest.approx(1.1)
+
+
+def test_how_soon_a_release_was_given_up_is_of_the_step_that_failed() -> None:
+    events = [("check", "begin", 1.0), ("check", "end", 2.0), ("healthy", "begin", 3.0), ("healthy", "failed", 7.5),
+              ("go back: drain", "begin", 8.0), ("go back: drain", "failed", 99.0)]  # fmt: skip
+    journal = "\n".join(json.dumps({"time": when, "step": step, "event": event}) for step, event, when in events)
+    assert given_up_after(journal) == 4.5
+
+
+@pytest.mark.parametrize(("said", "serves"), [("it ended", "old"), ("no such column", "new")])
+def test_a_failed_deploy_that_tells_no_cause_or_changed_what_serves_is_no_measurement(
+    monkeypatch: pytest.MonkeyPatch, said: str, serves: str
+) -> None:
+    bed = bench_releases.Bed.__new__(bench_releases.Bed)
+    monkeypatch.setattr(bench_releases, "_version", lambda _bed: serves)
+    with pytest.raises(UnfitError):
+        bench_releases._demand_refused(bed, said, "no such column", "old")
+
+
+def test_one_that_does_both_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    bed = bench_releases.Bed.__new__(bench_releases.Bed)
+    monkeypatch.setattr(bench_releases, "_version", lambda _bed: "old")
+    bench_releases._demand_refused(bed, "psycopg: no such column x", "no such column", "old")
