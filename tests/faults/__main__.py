@@ -11,6 +11,7 @@ import json
 import os
 import random
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from bench.figures import UnfitError
 from bench.releases import NAME, ROOT, Bed, bed_of
 from kit_engine import rollout
 from support.checkout import environment
+from support.host_releases import MIGRATE
 from support.kit import ROOT as KIT
 from support.traffic import Traffic, summary
 from testbed.errors import TestbedError
@@ -40,6 +42,36 @@ MOMENTS = ("start", "middle")
 # The host takes a control node for lost after 15 s of silence (kit_engine.session).
 SILENCE_SECONDS = 17.0
 STEP_SECONDS, RUN_SECONDS, BACK_SECONDS = 90.0, 300.0, 90.0
+# Does jobs one after the other, of half a second; after SIGTERM it ends the one in hand. A database that is away, as in
+# a reboot, costs it the job.
+WORKER = """
+import os, signal, time
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_settings")
+import django
+django.setup()
+from django.db import DatabaseError, connection
+ends = []
+signal.signal(signal.SIGTERM, lambda *_: ends.append(True))
+while not ends:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO kit_jobs (worker) VALUES (%s) RETURNING id", [os.uname().nodename])
+            job = cursor.fetchone()
+            time.sleep(0.5)
+            cursor.execute("UPDATE kit_jobs SET ended = clock_timestamp() WHERE id = %s", job)
+    except DatabaseError:
+        connection.close()
+        time.sleep(0.5)
+"""
+JOBS = """
+    cursor.execute("CREATE TABLE IF NOT EXISTS kit_jobs (id bigserial PRIMARY KEY, worker text, "
+                   "began timestamptz NOT NULL DEFAULT clock_timestamp(), ended timestamptz)")
+"""
+# Counts jobs that were in hand while another worker had one.
+AT_ONCE = (
+    "SELECT count(*) FROM kit_jobs one JOIN kit_jobs other "
+    "ON one.worker < other.worker AND one.began < other.ended AND other.began < one.ended"
+)
 # Prints a line as soon as a journal that was not there before tells that a step begins.
 WATCH = """
 import glob, sys, time
@@ -166,10 +198,25 @@ FAULTS: dict[str, Callable[[Bed, Run], None]] = {
 CASES = [Case(step, moment, fault) for step in rollout.STEPS for moment in MOMENTS for fault in FAULTS]
 
 
+def write(bed: Bed, text: str) -> None:
+    """Commit a version of the bench's project that has a worker besides."""
+    worker = {"command": ["python", "-c", WORKER], "stop_grace_seconds": 30}
+    bed.write(text, migrate=MIGRATE + JOBS, manifest={"processes": {"worker": worker}})
+
+
+def sql(bed: Bed, statement: str) -> str:
+    """Ask the project's database."""
+    words = f"psql --no-align --tuples-only --username={NAME} --dbname={NAME} --command={shlex.quote(statement)}"
+    label = "--filter label=com.docker.compose"
+    found = f"docker ps --quiet {label}.project={bed.project} {label}.service=db"
+    return bed.root(f"docker exec $({found}) {words}").strip()
+
+
 def attempt(bed: Bed, case: Case, usual: dict[str, float]) -> Outcome:
     """End a deploy as a case says, let the next one run, and look whether all is as it must be."""
     number = random.getrandbits(32)
-    bed.write(f"ended {number}")
+    write(bed, f"ended {number}")
+    sql(bed, "TRUNCATE kit_jobs")
     traffic = Traffic(bed.host.ports[443], DOMAIN, RATE, "/up", "/add")
     began = time.monotonic()
     with traffic.running():
@@ -184,7 +231,7 @@ def attempt(bed: Bed, case: Case, usual: dict[str, float]) -> Outcome:
             run.send(signal.SIGKILL, run.ours())
         if case.fault == "reboot":
             _wait_until_back(bed)
-        bed.write(f"next {number}")
+        write(bed, f"next {number}")
         begun = time.monotonic()
         said = bed.make("deploy", "WAIT=60")
         took = time.monotonic() - begun
@@ -243,8 +290,10 @@ def _left(bed: Bed, version: str) -> list[str]:
     problems = []
     if serves != version:
         problems.append(f"{serves!r} serves, not {version!r}")
-    if containers.splitlines() != ["db running", "nginx running", "web running"]:
+    if containers.splitlines() != [f"{name} running" for name in ("db", "nginx", "web", "worker")]:
         problems.append(f"containers: {containers.split()}")
+    if (at_once := sql(bed, AT_ONCE)) != "0":
+        problems.append(f"two workers had a job at once, {at_once} times")
     if pending:
         problems.append("something is still under way")
     if json.loads(record)["state"] != "good":
@@ -254,7 +303,7 @@ def _left(bed: Bed, version: str) -> list[str]:
 
 def usual_seconds(bed: Bed) -> dict[str, float]:
     """Seconds of each step of a deploy that nobody ends."""
-    bed.write("usual")
+    write(bed, "usual")
     bed.make("deploy")
     told = bed.root(f"cat $(readlink -f {ROOT}/current | sed 's|releases|records|').json")
     return {str(name): float(value) for name, value in json.loads(told)["seconds"].items()}
@@ -284,7 +333,7 @@ def _bed() -> Iterator[Bed]:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.parent.mkdir(parents=True, exist_ok=True)
     with bed_of(scratch) as bed:
-        bed.write("first")
+        write(bed, "first")
         for target in ("secrets", "provision", "deploy"):
             bed.make(target)
         yield bed
