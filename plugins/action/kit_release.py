@@ -24,12 +24,13 @@ from kit_engine.hooks import AFTER_FAILURE, AFTER_SWITCH, BEFORE_BACKUP, BEFORE_
 from kit_engine.pending import DEPLOY, ROLLBACK
 
 # What the tasks of role release have registered, and what is made of it.
-PREPARED, HOOKS, LED = "release_result", "release_hooks", "kit_release_led"
+TARGET, PREPARED, HOOKS, LED = "release_target", "release_result", "release_hooks", "kit_release_led"
 
 
 class ActionModule(KitAction):
-    """Arguments: ``root``, ``python`` (as of kit_engine), ``phase`` (``before``, ``prepare``, ``switch``, ``after``,
-    ``finish``); ``before`` takes ``current``, ``started`` and ``backup`` of ``prepare``.
+    """Arguments: ``root``, ``python`` (as of kit_engine), ``phase`` (``before``, ``target``, ``prepare``, ``switch``,
+    ``after``, ``finish``); ``before`` takes ``current``, ``started`` and ``backup`` of ``prepare``; ``target``, which
+    finds out where a rollback of several hosts goes, takes its ``rollback``.
 
     For ``prepare``: ``in_place`` (it runs from where it was rendered: all phases at once), ``current`` (what the host
     told in preflight), ``record`` (the record of base images on this machine, empty where the host keeps its own),
@@ -83,6 +84,9 @@ class ActionModule(KitAction):
                 return told
             # Of a host alone: what both have told is summed up as of one task.
             return {**told, "record": led["record"], "seconds": {**told["seconds"], **led["seconds"]}}
+        if phase == "target":
+            words = ["--request", json.dumps({"rollback": str(self._task.args["rollback"] or "")})]
+            return self._verb("rollback-target", words)
         if phase == "before":
             return self._before()
         if phase == "after":
@@ -169,8 +173,11 @@ class ActionModule(KitAction):
         return [str(value) for value in self.inputs().settings["secret_values"].values()]
 
     def _call(self, request: dict[str, Any], archive: bytes | None = None) -> dict[str, Any]:
+        return self._verb("release", ["--request", json.dumps(request)], archive)
+
+    def _verb(self, name: str, words: list[str], stdin: bytes | None = None) -> dict[str, Any]:
         root, python = Path(self._task.args["root"]), str(self._task.args["python"])
-        return engine_call.call(self, root, python, "release", ["--request", json.dumps(request)], stdin=archive)
+        return engine_call.call(self, root, python, name, words, stdin=stdin)
 
     def _prepare(self) -> dict[str, Any]:
         if "rollback" in self._task.args:
@@ -178,7 +185,7 @@ class ActionModule(KitAction):
                 return {"changed": True, "message": "the host would go back to an earlier release"}
             # Preflight, which refuses what the smoke checks cannot reach, is no part of this.
             smoke.connection_of(self)
-            asked = {"rollback": str(self._task.args["rollback"] or ""), "switch": self._is_alone()}
+            asked = {"rollback": self._target(), "switch": self._is_alone()}
             told = self._call({"phase": "prepare", **asked})
             # What the smoke checks compare with; the next deploy renders anew.
             folder = self.inputs().folder
@@ -188,6 +195,23 @@ class ActionModule(KitAction):
                 path.write_text(text, encoding="utf-8")
             return told
         return self._in_place() if self._task.args["in_place"] else self._on_host()
+
+    def _target(self) -> str:
+        """Where a rollback goes, one and the same on all hosts; empty where a host alone finds that out by itself."""
+        known = self.variables["hostvars"]
+        found = {host: known[host].get(TARGET) or {} for host in self.variables["ansible_play_hosts"]}
+        wanted = {host: str(told["release"]) for host, told in found.items() if told.get("release")}
+        ids = sorted(set(wanted.values()))
+        if len(ids) > 1:
+            env = self.inputs().env
+            raise KitError(
+                "rollback",
+                "The last good release before the one that serves is not the same on all hosts:\n"
+                + "\n".join(f"  - {host}: {release}" for host, release in wanted.items())
+                + "\nNothing was changed.",
+                f"make rollback ENV={env} RELEASE={ids[-1]}    (which all have: make releases ENV={env})",
+            )
+        return ids[0] if ids else str(self._task.args["rollback"] or "")
 
     def _in_place(self) -> dict[str, Any]:
         if self._task.check_mode:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kit_control import engine_call, smoke
 from kit_control.action import KitAction
 from kit_control.errors import KitError
-from support.kit import ROOT
+from support.actions import action
 
 TASK = {
     "root": "/srv/site", "python": "python3", "address": "", "ports": {}, "open_ports": [], "writes": False,
     "trust_file": "", "self_signed": True, "changed": True, "alone": True, "gate": True, "limit": 60, "released": True,
 }  # fmt: skip
-WITH_PASSWORD = SimpleNamespace(become=True, become_pass="secret")  # noqa: S106 - nobody's
+PASSWORD = "secret"  # noqa: S105 - nobody's
 RELEASES = "kit_release", {"phase": "prepare", "rollback": "", "root": "/srv/site", "python": "python3"}
 JUDGES = (
     "kit_preflight",
@@ -25,28 +23,9 @@ JUDGES = (
 )
 
 
-def action(name: str, folder: Path, task: dict[str, Any]) -> KitAction:
-    """An action plugin at the task of a host that is this machine, with a password for sudo."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"plugins/action/{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: KitAction = module.ActionModule.__new__(module.ActionModule)
-    made._task = SimpleNamespace(args=task, check_mode=False)
-    made._play_context = WITH_PASSWORD
-    made._connection = SimpleNamespace(transport="local")
-    made.variables = {"inventory_hostname": "one", "ansible_play_hosts": ["one"]}
-    project = SimpleNamespace(hooks={}, data={"hooks": {}})
-    given = SimpleNamespace(root=ROOT, env="prod", folder=folder, project=project)
-    made.inputs = lambda: given  # type: ignore[method-assign,assignment,return-value]  # as far as it is read
-    made._folder = lambda: folder
-    return made
-
-
 def test_what_the_gate_cannot_reach_is_a_problem_of_the_release_under_way(tmp_path: Path) -> None:
     (tmp_path / "stack.json").touch()
-    told = action("kit_smoke", tmp_path, TASK).work()
+    told = action("kit_smoke", tmp_path, TASK, password=PASSWORD).work()
     assert "become root on one without a password" in told["problem"]
     assert "failed" not in told
 
@@ -56,7 +35,7 @@ def test_so_is_what_nobody_thought_of(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(smoke, "connection_of", fails)
-    told = action("kit_smoke", tmp_path, TASK).work()
+    told = action("kit_smoke", tmp_path, TASK, password=PASSWORD).work()
     assert told["problem"] == "The smoke gate came to no verdict: OSError: [Errno 28] No space left on device"
 
 
@@ -72,7 +51,7 @@ def test_so_is_what_one_of_several_hosts_tells(tmp_path: Path) -> None:
 def test_where_no_release_is_under_way_it_is_the_tasks_failure(tmp_path: Path, differs: dict[str, Any]) -> None:
     (tmp_path / "stack.json").touch()
     with pytest.raises(KitError, match="without a password"):
-        action("kit_smoke", tmp_path, {**TASK, **differs}).work()
+        action("kit_smoke", tmp_path, {**TASK, **differs}, password=PASSWORD).work()
 
 
 @pytest.mark.parametrize(("name", "task"), [JUDGES, RELEASES])
@@ -82,6 +61,6 @@ def test_it_is_refused_before_anything_is_changed(
     called: list[str] = []
     monkeypatch.setattr(engine_call, "call", lambda *_: called.append("engine"))
     with pytest.raises(KitError, match="without a password") as refused:
-        action(name, tmp_path, task).work()
+        action(name, tmp_path, task, password=PASSWORD).work()
     assert refused.value.code == "smoke"
     assert called == []

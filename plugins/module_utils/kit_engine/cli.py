@@ -34,6 +34,7 @@ _BY_REQUEST = {
     "plan": "plan.plan_verb",
     "preflight": "preflight_verb.preflight_verb",
     "release": "releasing.release_verb",
+    "rollback-target": "verbs.rollback_target_verb",
     "session": "session.session_verb",
     "trial": "trial.trial_verb",
 }
