@@ -1,4 +1,4 @@
-"""What a release does on its way, and waits for where it is interrupted, before anything of it is removed."""
+"""What a release does on its way, waits for where it is interrupted, and what it may make anew."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from kit_engine import (
     ending,
     hooks,
     one_off,
+    plan,
     preflight,
     prepare,
     readiness,
@@ -184,3 +185,57 @@ def test_web_that_answers_and_is_not_healthy_is_given_up(
     assert refused.value.code == "not_ready"
     assert "the health check of first, second fails" in refused.value.problem
     assert "its log" in refused.value.problem
+
+
+def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *services: str) -> Docker:
+    """A release that Compose would make these services anew for, as its dry run tells."""
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    docker = Docker(stack.read(data, tmp_path, tmp_path / "releases/two"))
+    lines = [f" DRY-RUN MODE -  Container {docker.stack.project}-{name}-1  Recreate" for name in services]
+    lines += [line.replace("Recreate", "Recreated") for line in lines]
+    # What is only started, and the app's own, whose names may end alike.
+    lines += [f" DRY-RUN MODE -  Container {docker.stack.project}-{name}  Running" for name in ("db-1", "redis-1")]
+    lines += [f" DRY-RUN MODE -  Container {docker.stack.project}-web-db-10-x-1  Recreate"]
+    done = command.Done(0, "", "\n".join(lines))
+    monkeypatch.setattr(docker, "compose", lambda *_, **_more: done)
+    monkeypatch.setattr(current, "with_other_secrets", lambda *_: set())
+    return docker
+
+
+@pytest.mark.parametrize("services", [(), ("nginx",), ("redis",), ("db", "redis", "nginx")])
+def test_what_compose_would_make_anew_is_told_and_wants_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: tuple[str, ...]
+) -> None:
+    docker = anew(tmp_path, monkeypatch, *services)
+    assert rollout.restarts(docker, []) == set(services)
+    if not services:
+        assert rollout._allowed(docker, [], frozenset()) == set()
+        return
+    with pytest.raises(EngineError, match="Nothing was changed") as refused:
+        rollout._allowed(docker, [], frozenset())
+    assert refused.value.code == "restart_needed"
+    assert f"make deploy ENV=prod ALLOW_RESTART={','.join(sorted(services))} " in refused.value.remedy
+    for allowed in (frozenset(services), frozenset({"all"})):
+        assert rollout._allowed(docker, [], allowed) == set(services)
+
+
+def test_a_word_for_one_service_is_none_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = anew(tmp_path, monkeypatch, "nginx", "redis")
+    with pytest.raises(EngineError, match="changes nginx,") as refused:
+        rollout._allowed(docker, [], frozenset({"redis"}))
+    assert "ALLOW_RESTART=nginx,redis " in refused.value.remedy
+
+
+def test_another_secret_of_redis_makes_it_anew_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = anew(tmp_path, monkeypatch)
+    monkeypatch.setattr(current, "with_other_secrets", lambda *_: {"redis", "web"})
+    assert rollout.restarts(docker, []) == {"redis"}
+
+
+@pytest.mark.parametrize("services", [("nginx",), ("nginx", "redis")])
+def test_a_plan_says_what_stops_and_the_word_for_it(services: tuple[str, ...]) -> None:
+    told = {"restarts": list(services), "migrations": {"unknown": []}, "env": "prod"}
+    said = plan.verdict(told, ["deploy a new release"])
+    assert f"it stops {', '.join(services)} for some seconds" in said
+    assert said.endswith(f"ALLOW_RESTART={','.join(services)}")
+    assert "ALLOW_RESTART" not in plan.verdict({**told, "restarts": []}, ["deploy a new release"])
