@@ -75,7 +75,7 @@ MEANINGS = {
     "render": "a template cannot be rendered",
     "restart": "services cannot be restarted",
     "restart_needed": "the release stops a service that nobody allowed to be stopped (ALLOW_RESTART)",
-    "rollback": "there is no such release to go back to",
+    "rollback": "there is no such release to go back to, or not the same one on all hosts",
     "secrets": "a secret is wrong, unknown, or wanted by two users",
     "smoke": "a smoke check failed",
     "source": "the mounted source cannot be used",
