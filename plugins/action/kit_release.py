@@ -209,7 +209,7 @@ class ActionModule(KitAction):
                 "The last good release before the one that serves is not the same on all hosts:\n"
                 + "\n".join(f"  - {host}: {release}" for host, release in wanted.items())
                 + "\nNothing was changed.",
-                f"make rollback ENV={env} RELEASE={ids[-1]}    (which all have: make releases ENV={env})",
+                f"make releases ENV={env}    (which one all have), then: make rollback ENV={env} RELEASE=<id>",
             )
         return ids[0] if ids else str(self._task.args["rollback"] or "")
 

@@ -39,7 +39,7 @@ def test_hosts_that_would_go_to_different_releases_are_refused_before_any_is_ask
         going(tmp_path, {"one": {"release": FIRST}, "two": {"release": SECOND}}, monkeypatch)
     assert refused.value.code == "rollback"
     assert f"  - one: {FIRST}\n  - two: {SECOND}\nNothing was changed." in refused.value.problem
-    assert f"RELEASE={SECOND}" in refused.value.remedy
+    assert "make rollback ENV=prod RELEASE=<id>" in refused.value.remedy
 
 
 def test_those_that_agree_go_there_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
