@@ -62,5 +62,5 @@ def test_it_is_refused_before_anything_is_changed(
     monkeypatch.setattr(engine_call, "call", lambda *_: called.append("engine"))
     with pytest.raises(KitError, match="without a password") as refused:
         action(name, tmp_path, task, password=PASSWORD).work()
-    assert refused.value.code == "smoke"
+    assert refused.value.code == "sudo"
     assert called == []

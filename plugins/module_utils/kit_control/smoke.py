@@ -47,7 +47,7 @@ def connection_of(action: KitAction) -> dict[str, Any]:
     context = action._play_context
     if context.become and context.become_pass:
         raise KitError(
-            "smoke",
+            "sudo",
             f"The smoke checks become root on {host} without a password, and one was given.",
             "allow sudo without a password for the login user (make provision does)",
         )
@@ -55,13 +55,13 @@ def connection_of(action: KitAction) -> dict[str, Any]:
         return {"transport": "local", "address": "", "arguments": []}
     if connection.transport != "ssh":
         raise KitError(
-            "smoke",
+            "inventory",
             f"Host {host} is reached by connection {connection.transport}; the smoke checks know ssh and local.",
             "ansible_connection: ssh    (in the inventory)",
         )
     if connection.get_option("password"):
         raise KitError(
-            "smoke",
+            "inventory",
             f"Host {host} is reached with a password; the smoke checks sign in by key.",
             f"ssh-copy-id {action.address}    (brings your key there)",
         )
