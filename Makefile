@@ -99,7 +99,7 @@ secrets: environment .venv/.kit ## Make the secrets that ENV lacks, or replace o
 	@$(play) playbooks/secrets.yml $(if $(ROTATE),-e '{"release_bundle_rotate": "$(ROTATE)"}') $(ARGS)
 
 provision: environment .venv/.kit ## Take ENV's bare hosts to where deploy can begin; a new host key is shown and asks
-	@$(play) playbooks/provision.yml $(if $(CONFIRM_HOST_KEYS),-e '{"confirm_host_keys": "$(CONFIRM_HOST_KEYS)"}') $(ARGS)
+	@$(play) playbooks/provision.yml $(if $(CONFIRM_HOST_KEYS),-e '{"confirm_host_keys": "$(CONFIRM_HOST_KEYS)"}') $(if $(WAIT),-e lock_wait_seconds=$(WAIT)) $(ARGS)
 
 # The daily commands: of several hosts, name one with HOST=.
 down: $(login) ## Stop ENV and keep its data

@@ -10,16 +10,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 
 from kit_control import host_lock
 from kit_control.action import KitAction
+from kit_control.errors import KitError
+
+# Codes of engine_call.demand.
+_BARE = ("python", "sudo")
 
 
 class ActionModule(KitAction):
-    """Arguments: ``root``, ``python`` (as of kit_engine), ``order`` (attributes of kit_control.host_lock.Order)."""
+    """Arguments: ``root``, ``python`` (as of kit_engine), ``order`` (attributes of kit_control.host_lock.Order),
+    ``bare`` (a host without Python or a way to root is left to the next step: nothing of the kit can be at work there).
+    """
 
-    _VALID_ARGS = frozenset({"root", "python", "order"})
+    _VALID_ARGS = frozenset({"root", "python", "order", "bare"})
 
     def work(self) -> dict[str, Any]:
         """Take the lock; see the module's docstring."""
         if self._task.check_mode:
             return {"skipped": True, "msg": "check mode: nothing is changed, so nothing is locked"}
         given = self._task.args
-        return host_lock.take(self, Path(given["root"]), str(given["python"]), host_lock.ordered(given["order"]))
+        try:
+            return host_lock.take(self, Path(given["root"]), str(given["python"]), host_lock.ordered(given["order"]))
+        except KitError as error:
+            if not given["bare"] or error.code not in _BARE:
+                raise
+            return {"changed": False}

@@ -39,9 +39,15 @@ class Deploys:
         self.started: list[subprocess.Popen[str]] = []
 
     def start(
-        self, seconds: int, wait: int = 0, user: str = "ada", playbook: str = "tests/e2e/lock.yml", **others: str
+        self,
+        seconds: int,
+        wait: int = 0,
+        user: str = "ada",
+        playbook: str = "tests/e2e/lock.yml",
+        only: str = "app",
+        **others: str,
     ) -> subprocess.Popen[str]:
-        """Start one that is at work for some seconds, as make starts one."""
+        """Start one that is at work for some seconds, as make starts one; on one host `only`, where that is wanted."""
         given: dict[str, Any] = {
             "kit_become": True,
             "kit_env": "prod",
@@ -54,6 +60,7 @@ class Deploys:
             **others,
         }
         words = ["-i", "inventories/prod", "-i", str(self._inventory), "-e", json.dumps(given), playbook]
+        words += ["--limit", only] if only != "app" else []
         play = subprocess.Popen(
             [sys.executable, "plugins/play.py", *words],
             cwd=ROOT,
@@ -118,6 +125,41 @@ def test_the_second_is_refused_and_told_by_whom(deploys: Deploys) -> None:
     assert "make deploy ENV=prod, user jürgen o'hara on" in text
     assert "Next: wait, or: make deploy ENV=prod WAIT=600" in text
     # The refused one took nothing from the first.
+    assert deploys.locked() == [True, True]
+    said, _ = first.communicate(timeout=SECONDS)
+    assert first.returncode == 0, said
+
+
+def test_a_second_is_refused_where_only_the_last_host_is_held_and_keeps_none(deploys: Deploys) -> None:
+    first, last = sorted(deploys.hosts, key=lambda host: host.name)
+    held = [host is last for host in deploys.hosts]
+    holder = deploys.start(20, user="bob", only=last.name)
+    limit = time.monotonic() + SECONDS
+    while deploys.locked() != held:
+        assert holder.poll() is None, holder.communicate()[0]
+        assert time.monotonic() < limit
+    play = deploys.start(0)
+    said, _ = play.communicate(timeout=SECONDS)
+    text = " ".join(said.split())
+    assert play.returncode != 0
+    assert "make deploy ENV=prod, user bob on" in text
+    assert f"{first.name} : ok=2 changed=0 unreachable=0 failed=0" in text
+    assert "Be at work" not in said
+    # The first one's went with the play, the last one's is still its holder's.
+    assert deploys.locked() == held
+    said, _ = holder.communicate(timeout=SECONDS)
+    assert holder.returncode == 0, said
+
+
+def test_a_host_is_not_provisioned_meanwhile(deploys: Deploys) -> None:
+    first = deploys.working(20)
+    # Its known hosts are the bed's.
+    second = deploys.start(0, playbook="playbooks/provision.yml")
+    said, _ = second.communicate(timeout=SECONDS)
+    assert second.returncode != 0
+    assert "make deploy ENV=prod, user ada on" in " ".join(said.split())
+    assert "Next: wait, or: make provision ENV=prod WAIT=600" in " ".join(said.split())
+    assert "Look at the host and decide" not in said
     assert deploys.locked() == [True, True]
     said, _ = first.communicate(timeout=SECONDS)
     assert first.returncode == 0, said

@@ -6,11 +6,13 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from typing import IO, cast
+from pathlib import Path
+from typing import IO, Any, cast
 
 import pytest
 from kit_control import host_lock
 from kit_control.errors import KitError
+from support.actions import action
 
 Begin = Callable[[str], "subprocess.Popen[bytes]"]
 READY = json.dumps({"ready": True, "keeper": "/run/none"})
@@ -65,3 +67,37 @@ def test_a_wait_that_is_no_number_is_refused() -> None:
     assert host_lock.ordered(told) == host_lock.Order("make deploy ENV=prod", 600.0, ahead=False)
     with pytest.raises(KitError, match="'10m' is no number of seconds"):
         host_lock.ordered({**told, "wait": "10m"})
+
+
+def lock_of(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str, *, bare: bool) -> dict[str, Any]:
+    """What the task tells whose host cannot be locked."""
+
+    def take(*_: object) -> dict[str, Any]:
+        raise KitError(code, "no lock", "")
+
+    monkeypatch.setattr(host_lock, "take", take)
+    order = {"command": "make provision", "wait": 0, "ahead": False}
+    task = {"root": "/srv/site", "python": "python3", "order": order, "bare": bare}
+    return action("kit_lock", folder, task).work()
+
+
+@pytest.mark.parametrize("code", ["python", "sudo"])
+def test_a_bare_host_is_provisioned_without_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    assert lock_of(tmp_path, monkeypatch, code, bare=True) == {"changed": False}
+
+
+@pytest.mark.parametrize(("code", "bare"), [("python", False), ("unreachable", True), ("engine", True)])
+def test_any_other_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, bare: bool) -> None:
+    with pytest.raises(KitError) as refused:
+        lock_of(tmp_path, monkeypatch, code, bare=bare)
+    assert refused.value.code == code
+
+
+def test_one_that_somebody_else_holds_is_refused_though_it_may_be_bare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"failed": True, "code": "locked", "msg": "Another command is at work"}
+    monkeypatch.setattr(host_lock, "take", lambda *_: told)
+    order = {"command": "make provision", "wait": 0, "ahead": False}
+    task = {"root": "/srv/site", "python": "python3", "order": order, "bare": True}
+    assert action("kit_lock", tmp_path, task).work() == told
