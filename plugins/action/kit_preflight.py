@@ -33,10 +33,30 @@ class ActionModule(KitAction):
     )
 
     def work(self) -> dict[str, Any]:
-        """Ask the engine, then compare the clocks; see the module's docstring."""
+        """Judge, and lock where that is wanted; see the module's docstring."""
         given = self._task.args
         if given["gate"]:
             smoke.connection_of(self)
+        told = self._judged()
+        if told.get("failed") or told["stands"] or not given["lock"] or self._task.check_mode:
+            return self._told(told)
+        held = host_lock.take(self, Path(given["root"]), str(given["python"]), host_lock.ordered(given["lock"]))
+        if held.get("failed"):
+            return {**held, "warnings": told.get("warnings", [])}
+        if held["waited"]:
+            # Whoever was waited for has changed what was judged.
+            told = self._judged()
+        return self._told(told if told.get("failed") else {**told, "lock": held})
+
+    def _told(self, told: dict[str, Any]) -> dict[str, Any]:
+        if told.get("stands"):
+            stack = self._task.args["stack"]
+            self.say(f"{stack['name']} ({stack['env']}) is up to date: release {told['release']}")
+        return told
+
+    def _judged(self) -> dict[str, Any]:
+        """Ask the engine, then compare the clocks."""
+        given = self._task.args
         words = ["--request", json.dumps({"stack": given["stack"], "images": given["images"]})]
         names = site_names.Lookups(given.get("names") or [], [self.address, *(given.get("addresses") or [])])
         begun = time.time()
@@ -52,17 +72,8 @@ class ActionModule(KitAction):
         there = told["current"]
         stands = there["serves"] and there["configuration"] == (given["configuration"] or None)
         if not stands or not all(told["images"]["images"].values()):
-            return self._locked({**told, "stands": False})
-        stack = given["stack"]
-        self.say(f"{stack['name']} ({stack['env']}) is up to date: release {there['id']}")
+            return {**told, "stands": False}
         return {**told, "stands": True, "release": there["id"]}
-
-    def _locked(self, told: dict[str, Any]) -> dict[str, Any]:
-        given = self._task.args
-        if not given["lock"] or self._task.check_mode:
-            return told
-        held = host_lock.take(self, Path(given["root"]), str(given["python"]), host_lock.ordered(given["lock"]))
-        return {**held, "warnings": told.get("warnings", [])} if held.get("failed") else {**told, "lock": held}
 
     def _compare_clocks(self, begun: float, told: float, ended: float) -> None:
         apart = max(begun - told, told - ended)

@@ -150,8 +150,8 @@ def take(action: KitAction, root: Path, python: str, order: Order) -> dict[str, 
         order: how.
 
     Returns:
-        The task's result: a session, as of :func:`open_session`, with ``token`` for the steps; a failure names the
-        holder.
+        The task's result: a session, as of :func:`open_session`, with ``token`` for the steps, and whether
+        another holder was ``waited`` for; a failure names the holder.
 
     Raises:
         KitError: the host cannot be reached, may not be administered, or has no fitting Python.
@@ -179,12 +179,14 @@ def _taken(action: KitAction, root: Path, python: str, order: Mapping[str, Any])
 
 
 def _locked(action: KitAction, held: dict[str, Any], order: Mapping[str, Any]) -> dict[str, Any]:
+    waited = False
     with host_session.asked(str(held["keeper"]), order) as answers:
         for told in answers:
             if "waiting" in told:
+                waited = True
                 action.say(str(told["waiting"]))
             elif told.get("ok"):
-                return {"changed": False, **held, "token": told["token"]}
+                return {"changed": False, **held, "token": told["token"], "waited": waited}
             else:
                 return engine_call.answer(json.dumps(told), "", 1)
     raise host_session.SessionLostError("it said nothing more")
