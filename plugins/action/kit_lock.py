@@ -12,13 +12,10 @@ from kit_control import host_lock
 from kit_control.action import KitAction
 from kit_control.errors import KitError
 
-# Codes of engine_call.demand.
-_BARE = ("python", "sudo")
-
 
 class ActionModule(KitAction):
     """Arguments: ``root``, ``python`` (as of kit_engine), ``order`` (attributes of kit_control.host_lock.Order),
-    ``bare`` (a host without Python or a way to root is left to the next step: nothing of the kit can be at work there).
+    ``bare`` (it may lack what a lock wants: login, root, Python; it is left to the next step then, which judges all).
     """
 
     _VALID_ARGS = frozenset({"root", "python", "order", "bare"})
@@ -30,7 +27,7 @@ class ActionModule(KitAction):
         given = self._task.args
         try:
             return host_lock.take(self, Path(given["root"]), str(given["python"]), host_lock.ordered(given["order"]))
-        except KitError as error:
-            if not given["bare"] or error.code not in _BARE:
+        except KitError:
+            if not given["bare"]:
                 raise
             return {"changed": False}
