@@ -21,7 +21,7 @@ def copied(host: HostReleases, given: str, wanted: str, kind: str) -> Path:
     """A backup as one that was made earlier would lie there."""
     folder = folder_of(host, wanted)
     folder.mkdir(mode=0o700)
-    told = {**manifest_of(host, given), "id": wanted, "kind": kind}
+    told = {**manifest_of(host, given), "id": wanted, "kind": kind, "made": backup.time_of(wanted)}
     (folder / MANIFEST).write_text(json.dumps(verification.sealed(told)))
     return folder
 

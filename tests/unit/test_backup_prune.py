@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kit_engine import backup, backup_prune
 from kit_engine.stack import Backups
+from kit_engine.verification import SEALED_SCHEMA, sealed
 
 KEEP = Backups()
 DAY = 86_400
@@ -19,7 +23,7 @@ NOW = 1_796_040_000
 def made(age: float, kind: str = backup.SCHEDULED, problem: str = "") -> dict[str, Any]:
     """A backup that was made some days ago."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(NOW - age * DAY))
-    return {"id": f"{stamp}-one", "kind": kind, "problem": problem}
+    return {"id": f"{stamp}-one", "kind": kind, "made": NOW - age * DAY, "problem": problem}
 
 
 def kept(found: list[dict[str, Any]], keep: Backups = KEEP) -> set[str]:
@@ -46,6 +50,34 @@ def test_of_two_years_of_nights_days_weeks_and_months_stay() -> None:
     # The next night loses none of the days that were kept for a week or a month.
     again = backup_prune.planned([made(-1), *[one for one in found if one["id"] in plan.kept]], KEEP)
     assert len(again.removed) <= 2
+
+
+def test_one_night_in_the_future_takes_no_later_nights_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids go on behind it by seconds; what counts is when each was made."""
+    for night in range(60):
+        clock = NOW + night * DAY + (5 * 365 * DAY if night == 10 else 0)
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        given = backup.free_id(tmp_path, "one")
+        folder = tmp_path / backup.FOLDER / given
+        folder.mkdir(parents=True)
+        told = {"id": given, "schema": SEALED_SCHEMA, "kind": backup.SCHEDULED, "level": "read", "made": clock}
+        (folder / backup.MANIFEST).write_text(json.dumps(sealed(told)))
+        plan = backup_prune.planned(backup.listed(tmp_path), KEEP)
+        for gone in plan.removed:
+            shutil.rmtree(tmp_path / backup.FOLDER / gone)
+    left = [one for one in backup.listed(tmp_path) if one["made"] <= NOW + 59 * DAY]
+    assert [round((NOW + 59 * DAY - one["made"]) / DAY) for one in left[:7]] == list(range(7))
+    weeks = {time.strftime("%G-W%V", time.gmtime(one["made"])) for one in left}
+    assert len(weeks) >= 4
+    assert {time.strftime("%Y-%m", time.gmtime(one["made"])) for one in left} >= {
+        time.strftime("%Y-%m", time.gmtime(NOW + night * DAY)) for night in range(60)
+    }
+
+
+def test_a_backup_of_the_first_schema_was_made_when_its_id_says(tmp_path: Path) -> None:
+    told = backup.read(json.dumps({"id": "20260101T000000Z-a", "schema": 1}), "20260101T000000Z-a")
+    assert told is not None
+    assert told["made"] == backup.time_of(told["id"])
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])

@@ -177,7 +177,7 @@ def listed(root: Path) -> list[dict[str, Any]]:
         root: the deploy root.
 
     Returns:
-        The manifest of each, with its ``age`` in seconds, the highest ``level`` that it reached, when it was last shown
+        The manifest of each, with when it was ``made`` (seconds since 1970), its ``age`` in seconds, the highest ``level`` that it reached, when it was last shown
         to be good (``verified``, seconds since 1970), and what a later check found (``problem``, else empty). What has
         no manifest that is as it was written is no backup.
     """
@@ -244,7 +244,10 @@ def names(root: Path) -> list[str]:
 
 
 def time_of(name: str) -> int:
-    """Give the time in a backup's id, in seconds since 1970; raises ValueError for another name."""
+    """Give the time in a backup's id, in seconds since 1970; raises ValueError for another name.
+
+    It tells the order alone: after a clock that went wrong (:func:`free_id`) it is not when the backup was made.
+    """
     return timegm(time.strptime(name[:_STAMP_LENGTH], _STAMP))
 
 
@@ -258,7 +261,9 @@ def read(text: str, name: str) -> Optional[dict[str, Any]]:
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     # What was made before there were kinds is kept as long as that of a release.
-    return {"kind": RELEASE, **told, "age": max(0.0, time.time() - made), "verified": made, "problem": ""}
+    return {
+        "kind": RELEASE, **told, "made": made, "age": max(0.0, time.time() - made), "verified": made, "problem": "",
+    }  # fmt: skip
 
 
 def _each(root: Path) -> Iterator[dict[str, Any]]:

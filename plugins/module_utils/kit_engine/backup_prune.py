@@ -56,7 +56,7 @@ def planned(found: Iterable[Mapping[str, Any]], keep: Backups, folders: Iterable
     for name, pattern in _PERIODS:
         number, seen = getattr(keep, f"keep_{name}"), set[str]()
         for one in timed:
-            period = time.strftime(pattern, time.gmtime(backup.time_of(str(one["id"]))))
+            period = time.strftime(pattern, time.gmtime(float(one["made"])))
             if period in seen or len(seen) == number:
                 continue
             seen.add(period)
