@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from kit_engine import backup, verification
-from kit_engine.backup import CHECKED, FOLDER, MANIFEST
+from kit_engine import backup, backup_notes, verification
+from kit_engine.backup import FOLDER, MANIFEST
 from kit_engine.verification import DUMP
 from support.backups import backed_up, fill, flip, folder_of, limits, manifest_of, names, sql, throw_aways
 from support.engine_stack import docker
@@ -99,6 +99,32 @@ def test_a_backup_is_verified_later_and_a_bad_one_is_told_and_not_taken(host: Ho
     assert sql(host, "SELECT count(*) FROM kit_rows") == "500"
 
 
+def test_a_backup_that_does_not_restore_is_found_by_the_drill_and_not_taken(host: HostReleases) -> None:
+    good = backed_up(host, "--level", "checksum")
+    # Its function finds its table by a search path, which a restore has none of: pg_dump says nothing of that.
+    sql(host, "CREATE TABLE kit_known (id int); INSERT INTO kit_known VALUES (1); "
+              "CREATE FUNCTION kit_is_known(int) RETURNS boolean LANGUAGE sql "
+              "AS 'SELECT EXISTS (SELECT FROM kit_known WHERE id = $1)'; "
+              "CREATE TABLE kit_checked (id int CHECK (kit_is_known(id))); "
+              "INSERT INTO kit_checked VALUES (1)")  # fmt: skip
+    try:
+        bad = backed_up(host, "--level", "read")
+        told = host.engine("scheduled", "--json", "drill")
+        assert told.code != 0
+        assert "kit_known" in told.json["problem"]
+        newest = backup.newest(host.root)
+        assert newest is not None
+        assert newest["id"] == good
+        assert "NOT GOOD: The backup does not restore" in host.engine("backups").out.splitlines()[0]
+        assert f"left     {bad} " in host.engine("prune-backups", "--dry-run").out
+        # The next drill is of one that can be restored.
+        told = host.engine("scheduled", "--json", "drill")
+        assert (told.code, told.json["backup"]) == (0, good), told.err
+        assert throw_aways(host) == []
+    finally:
+        sql(host, "DROP TABLE kit_checked; DROP FUNCTION kit_is_known; DROP TABLE kit_known")
+
+
 def test_what_only_failed_to_be_shown_is_not_called_bad(host: HostReleases) -> None:
     given = backed_up(host, "--level", "checksum")
     container = host.containers()["db"][0]
@@ -108,7 +134,7 @@ def test_what_only_failed_to_be_shown_is_not_called_bad(host: HostReleases) -> N
     finally:
         docker("start", container)
     assert told.code != 0
-    assert not (folder_of(host, given) / CHECKED).exists()
+    assert not (folder_of(host, given) / backup_notes.FILE).exists()
     end = time.monotonic() + 30
     while (told := host.engine("verify-backup", "--json", given, "--level", "read")).code and time.monotonic() < end:
         time.sleep(0.2)

@@ -74,7 +74,7 @@ def test_one_night_in_the_future_takes_no_later_nights_place(tmp_path: Path, mon
     }
 
 
-def test_a_backup_of_the_first_schema_was_made_when_its_id_says(tmp_path: Path) -> None:
+def test_a_backup_of_the_first_schema_was_made_when_its_id_says() -> None:
     told = backup.read(json.dumps({"id": "20260101T000000Z-a", "schema": 1}), "20260101T000000Z-a")
     assert told is not None
     assert told["made"] == backup.time_of(told["id"])

@@ -12,7 +12,7 @@ import shutil
 import tarfile
 import time
 from calendar import timegm
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ from kit_engine import (
     __version__,
     backup_dump,
     backup_media,
+    backup_notes,
     backup_role,
     backup_stream,
     beside,
@@ -44,8 +45,6 @@ from kit_engine.verification import CHECKSUM, CONFIGURATION, DUMP, MEDIA_LIST, R
 
 FOLDER = "shared/backups"
 MANIFEST = "manifest.json"
-# Beside it: how far it was verified later, or what was found to be wrong then.
-CHECKED = "checked.json"
 # What a cut off run left of one; nobody takes it for a backup.
 UNFINISHED = ".new-"
 # Before a release, by the timer, by hand, before a restore.
@@ -177,9 +176,10 @@ def listed(root: Path) -> list[dict[str, Any]]:
         root: the deploy root.
 
     Returns:
-        The manifest of each, with when it was ``made`` (seconds since 1970), its ``age`` in seconds, the highest ``level`` that it reached, when it was last shown
-        to be good (``verified``, seconds since 1970), and what a later check found (``problem``, else empty). What has
-        no manifest that is as it was written is no backup.
+        The manifest of each, with its ``age`` in seconds, the highest ``level`` that it reached, when it was ``made``,
+        last shown to be good (``verified``) and last restored for that (``restored``, 0 where it never was), all in
+        seconds since 1970, and what a later check found (``problem``, else empty). What has no manifest that is as it
+        was written is no backup.
     """
     return list(_each(root))
 
@@ -191,25 +191,8 @@ def newest(root: Path, but: str = "") -> Optional[dict[str, Any]]:
 
 def last_restored(root: Path) -> Optional[dict[str, Any]]:
     """Describe the backup that was restored last, for a test or by a drill; None where none ever was."""
-    restored = [one for one in _each(root) if one["level"] == RESTORE and not one["problem"]]
-    return max(restored, key=lambda one: float(one["verified"]), default=None)
-
-
-def note(root: Path, told: Mapping[str, Any], level: str, problem: str = "") -> None:
-    """Note what a check of a backup found.
-
-    Args:
-        root: the deploy root.
-        told: its manifest.
-        level: that it reached.
-        problem: what is wrong with it; such a one is never taken for the newest good one.
-    """
-    order = verification.LEVELS
-    reached = max(level, str(told["level"]), key=order.index)
-    text = json.dumps({"level": reached, "verified": round(time.time(), 3), "problem": problem}) + "\n"
-    path = root / FOLDER / str(told["id"]) / CHECKED
-    releases.replace(path, text)
-    path.chmod(0o600)
+    restored = [one for one in _each(root) if one["restored"] and not one["problem"]]
+    return max(restored, key=lambda one: float(one["restored"]), default=None)
 
 
 def line(told: dict[str, Any]) -> str:
@@ -262,7 +245,8 @@ def read(text: str, name: str) -> Optional[dict[str, Any]]:
         return None
     # What was made before there were kinds is kept as long as that of a release.
     return {
-        "kind": RELEASE, **told, "made": made, "age": max(0.0, time.time() - made), "verified": made, "problem": "",
+        "kind": RELEASE, **told, "made": made, "age": max(0.0, time.time() - made), "verified": made,
+        "restored": made if told.get("level") == RESTORE else 0.0, "problem": "",
     }  # fmt: skip
 
 
@@ -271,16 +255,7 @@ def _each(root: Path) -> Iterator[dict[str, Any]]:
         with suppress(OSError, UnicodeDecodeError):
             found = read((root / FOLDER / name / MANIFEST).read_text(encoding="utf-8"), name)
             if found:
-                yield {**found, **_checked(root / FOLDER / name)}
-
-
-def _checked(folder: Path) -> dict[str, Any]:
-    """What was noted of a backup later."""
-    try:
-        told = json.loads((folder / CHECKED).read_text(encoding="utf-8"))
-        return {name: told[name] for name in ("level", "verified", "problem")}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+                yield {**found, **backup_notes.noted(root / FOLDER / name)}
 
 
 def _fill(

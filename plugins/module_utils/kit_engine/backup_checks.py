@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
-from kit_engine import backup, backup_offsite, external, jobs, media_away, restore, throw_away, verification
+from kit_engine import (
+    backup,
+    backup_notes,
+    backup_offsite,
+    external,
+    jobs,
+    media_away,
+    restore,
+    throw_away,
+    verification,
+)
 from kit_engine.docker import Container, Docker
 from kit_engine.report import Report
 from kit_engine.stack import Database
@@ -27,7 +37,7 @@ def verify(docker: Docker, report: Report, found: Mapping[str, Any], level: str 
         The level that it reached, and why it is a lower one than the environment's; empty where it is not.
 
     Raises:
-        EngineError: it is not good, or that could not be found out. Only damage is noted of the backup itself.
+        EngineError: it is not good, or that could not be found out. Only what is the backup's own is noted of it.
     """
     wanted = restore.wanted_database(docker)
     with external.reached(docker, wanted) as server:
@@ -48,7 +58,7 @@ def _verify(
     place: AbstractContextManager[Optional[throw_away.Server]] = (
         throw_away.server_like(docker, server, wanted, size, count) if level == RESTORE else nullcontext()
     )
-    try:
+    with backup_notes.judged(folder, found):
         media_away.demand_there(docker, found)
         with place as trial:
             verification.checksum(docker, folder, found)
@@ -57,10 +67,7 @@ def _verify(
                 verification.reach(docker, report, server, folder, found, trial)
             else:
                 verification.checksum_away(docker, report, folder, found)
-    except verification.DamagedError as error:
-        backup.note(stack.root, found, str(found["level"]), error.problem.splitlines()[0])
-        raise
-    backup.note(stack.root, found, level)
+    backup_notes.good(folder, found, level)
     return level, why
 
 

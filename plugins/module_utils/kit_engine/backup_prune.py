@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kit_engine import backup, backup_stream, media_away, releases, restore_media, verification
+from kit_engine import backup, backup_notes, backup_stream, media_away, releases, restore_media, verification
 from kit_engine.docker import Docker
 from kit_engine.report import Report
 from kit_engine.stack import Backups, Stack
@@ -112,12 +112,10 @@ def prune_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     if newest and not dry:
         backup.remove_unfinished(stack.root)
         # The others go because of it.
-        try:
-            verification.checksum(docker, stack.root / backup.FOLDER / newest["id"], newest)
+        folder = stack.root / backup.FOLDER / newest["id"]
+        with backup_notes.judged(folder, newest):
+            verification.checksum(docker, folder, newest)
             media_away.demand_there(docker, newest)
-        except verification.DamagedError as error:
-            backup.note(stack.root, newest, newest["level"], error.problem.splitlines()[0])
-            raise
     done = plan(stack)
     if not dry:
         remove(stack, done.removed)

@@ -16,6 +16,7 @@ from typing import Any
 
 from kit_engine import (
     backup,
+    backup_notes,
     backup_offsite,
     beside,
     command,
@@ -262,9 +263,10 @@ def _demand_sound(docker: Docker, found: dict[str, Any], folder: Path) -> None:
     if (found["project"], found["env"]) != (stack.project, stack.env):
         problem = f"Backup {found['id']} is of {found['project']}, not of {stack.project}."
         raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups"))
-    verification.checksum(docker, folder, found)
-    # The dump is compared with what was written on its way into the new database.
-    media_away.demand_there(docker, found)
+    with backup_notes.judged(folder, found):
+        verification.checksum(docker, folder, found)
+        # The dump is compared with what was written on its way into the new database.
+        media_away.demand_there(docker, found)
     major = database.server_version(docker).partition(".")[0]
     if int(found["server"].partition(".")[0]) > int(major):
         problem = f"Backup {found['id']} was made by PostgreSQL {found['server']}, this server is {major}."

@@ -115,7 +115,7 @@ def last_restored(stack: Stack) -> Optional[dict[str, Any]]:
     found = backup.last_restored(stack.root)
     if found is None:
         return None
-    return {"id": found["id"], "age": found["age"], "since": max(0.0, time.time() - found["verified"])}
+    return {"id": found["id"], "age": found["age"], "since": max(0.0, time.time() - found["restored"])}
 
 
 def disks(stack: Stack) -> list[dict[str, Any]]:

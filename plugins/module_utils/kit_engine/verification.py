@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -24,8 +26,21 @@ SHOWN = 5
 _CHUNK = 1 << 20
 
 
+# What pg_restore says where not the dump failed, but what it was loaded into: no room, or a server that went.
+_NOT_THE_BACKUPS = (
+    *("no space left", "disk quota", "out of memory", "out of shared memory", "cannot allocate memory"),
+    *("could not extend", "could not write", "could not resize", "input/output error", "worker process died"),
+    *("connection to server", "closed the connection", "terminating connection", "canceling statement"),
+    *("recovery mode", "shutting down", "starting up", "too many clients", "connection slots"),
+)
+
+
 class DamagedError(EngineError):
-    """A file of a backup is missing, or is not what was written: it stays bad, however often one looks."""
+    """A backup is bad by itself, and stays so, however often one looks.
+
+    A file of it is missing, or is not what was written; or its dump does not restore where nothing else failed, or
+    restores to other rows.
+    """
 
 
 def sealed(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +94,8 @@ def reach(
         trial: what the backup is restored into.
 
     Raises:
-        EngineError: the backup is not good.
+        DamagedError: the backup is not good.
+        EngineError: that could not be found out.
     """
     if trial:
         restore(docker, report, trial, folder, told)
@@ -121,25 +137,29 @@ def read(docker: Docker, report: Optional[Report], server: Container, folder: Pa
         told: its manifest.
 
     Raises:
-        EngineError: it cannot be read, or lacks a table.
+        DamagedError: it cannot be read, or lacks a table.
+        EngineError: what reads it failed.
     """
     what, whole = "The backup cannot be read back", None
     if dump_feed.name_of(told) == dump_feed.FOLDER:
         fed, whole, listed = parallel.read(docker, server, folder / dump_feed.FOLDER)
-        demand_fed(docker, fed, what)
+        demand_fed(docker, fed, what, lambda: True)
     else:
         words = backup_dump.low(server, ["pg_restore", "--file=/dev/null"], reads=True)
         fed = dump_feed.into(docker, words, folder / DUMP, told, streams.Progress(report, "read", int(told["bytes"])))
-        demand_fed(docker, fed, what)
+        demand_fed(docker, fed, what, lambda: True)
         with fed.contents() as file:
             listed = command.run(["docker", "exec", "--interactive", server.id, "pg_restore", "--list"], stdin=file)
     rows = told.get("rows") or {}
     # One line a table, an empty one too.
     found = len(re.findall(r"^\d+; \d+ \d+ TABLE DATA ", listed.out, re.MULTILINE))
     if whole is not None and whole < found:
-        raise _bad(docker, f"{what}: of {found} tables, {found - whole} end before their rows do.")
-    if listed.code or found < len(rows):
-        raise _bad(docker, f"The backup holds the rows of {found} tables, the database has {len(rows)}.")
+        raise _bad(docker, f"{what}: of {found} tables, {found - whole} end before their rows do.", DamagedError)
+    if listed.code:
+        raise _bad(docker, f"{what}; pg_restore --list ended with {listed.code}:\n{command.tail(listed.err)}")
+    if found < len(rows):
+        problem = f"The backup holds the rows of {found} tables, the database has {len(rows)}."
+        raise _bad(docker, problem, DamagedError)
 
 
 def restore(
@@ -155,7 +175,8 @@ def restore(
         told: its manifest.
 
     Raises:
-        EngineError: it does not restore, or has other rows than the database had.
+        DamagedError: it does not restore, or has other rows than the database had.
+        EngineError: the server failed, or has no room.
     """
     trial.demand_ready()
     make_roles(trial.name, trial.user, folder)
@@ -163,27 +184,30 @@ def restore(
     target = parallel.Target(trial.name, way, trial.user, trial.database)
     dump, what = folder / dump_feed.name_of(told), "restored for a test"
     fed = parallel.load(docker, report, target, dump, told, trial.jobs, what, options=("--no-tablespaces",))
-    demand_fed(docker, fed, "The backup does not restore")
+    demand_fed(docker, fed, "The backup does not restore", partial(_answers, trial))
     found = counted(docker, trial.name, trial.user, trial.database)
     demand_rows(docker, told.get("rows") or {}, found, "The restored backup")
 
 
-def demand_fed(docker: Docker, fed: dump_feed.Fed, what: str) -> None:
+def demand_fed(docker: Docker, fed: dump_feed.Fed, what: str, stands: Callable[[], bool] = lambda: False) -> None:
     """Refuse a dump that was not read to its good end.
 
     Args:
         docker: the stack's containers.
         fed: how that ended.
         what: begins the message, such as ``The backup does not restore``.
+        stands: asked whether what it was loaded into is well, and was empty, so that only the dump can be at fault.
 
     Raises:
-        EngineError: it was not, or it is not what was written.
+        DamagedError: it is not what was written, or nothing but itself can be at fault.
+        EngineError: it was not read to its end for another reason.
     """
     if fed.damaged:
         problem = f"{what}: {DUMP} off-site is not what was written; its size or its SHA-256 is another one."
         raise _bad(docker, problem, DamagedError)
     if fed.code:
-        raise _bad(docker, f"{what}; pg_restore ended with {fed.code}:\n{command.tail(fed.said)}")
+        kind = DamagedError if _complained(fed) and stands() else EngineError
+        raise _bad(docker, f"{what}; pg_restore ended with {fed.code}:\n{command.tail(fed.said)}", kind)
 
 
 def checksum_away(docker: Docker, report: Optional[Report], folder: Path, told: Mapping[str, Any]) -> None:
@@ -251,14 +275,15 @@ def demand_rows(docker: Docker, wanted: Mapping[str, int], found: Mapping[str, i
         what: begins the message, such as ``The restored backup``.
 
     Raises:
-        EngineError: they differ; the message names tables.
+        DamagedError: they differ; the message names tables.
     """
     differing = [name for name in wanted if wanted[name] != found.get(name)]
     if differing:
         lines = "\n".join(
             f"    {name}: {wanted[name]} dumped, {found.get(name, 'no table')}" for name in differing[:SHOWN]
         )
-        raise _bad(docker, f"{what} has other rows than the database had, in {len(differing)} tables:\n{lines}")
+        problem = f"{what} has other rows than the database had, in {len(differing)} tables:\n{lines}"
+        raise _bad(docker, problem, DamagedError)
 
 
 def media_entries(folder: Path) -> Iterator[dict[str, Any]]:
@@ -283,6 +308,20 @@ def sha256(path: Path) -> str:
             if not part:
                 return digest.hexdigest()
             digest.update(part)
+
+
+def _complained(fed: dump_feed.Fed) -> bool:
+    """Whether pg_restore ended by itself, over something that is no matter of room or of a server that went."""
+    said = fed.said.lower()
+    # A client of Docker's that cannot reach it ends with 1 too, a program that was killed with another code.
+    return fed.code == 1 and "pg_restore:" in said and not any(word in said for word in _NOT_THE_BACKUPS)
+
+
+def _answers(trial: throw_away.Server) -> bool:
+    words = ["docker", "exec", trial.name, *backup_role.words(trial.user, trial.database), "--command=SELECT 1"]
+    with suppress(EngineError):
+        return command.run(words).code == 0
+    return False
 
 
 def _demand_same(docker: Docker, path: Path, size: int, digest: str) -> None:
