@@ -168,3 +168,34 @@ def test_what_the_timers_run_is_recorded_and_stands_in_the_status(host: HostRele
         assert "The backup would not fit" in last["problem"]
         assert last["ended"] <= time.time()
         assert "FAILED: The backup would not fit" in host.engine("status").out
+
+
+@pytest.mark.parametrize("emptied", ["TRUNCATE kit_rows", "DROP SCHEMA public CASCADE; CREATE SCHEMA public"])
+def test_an_emptied_database_is_backed_up_by_hand_alone(host: HostReleases, emptied: str) -> None:
+    fill(host, 20_000)
+    good = backed_up(host)
+    serving = host.current
+    before = names(host)
+    sql(host, emptied)
+    try:
+        told = host.deploy(host.version("two"), backup=True)
+        assert (told.code, told.json["code"], told.json["step"]) == (1, "backup", "backup")
+        assert f"backup {good} of it had 20,0" in told.json["problem"]
+        assert f"BACKUP={good}" in told.json["next"]
+        assert host.current == serving
+        told = host.engine("scheduled", "--json", "backup")
+        assert (told.code, told.json["code"]) == (1, "backup")
+        assert names(host) == before
+        assert throw_aways(host) == []
+        # By hand it is meant, and what later ones are compared with.
+        told = host.engine("backup", "--json")
+        assert told.code == 0, told.err
+        assert "warning: The database has " in told.err
+        told = host.engine("scheduled", "--json", "backup")
+        assert told.code == 0, told.err
+        assert "warning" not in told.err
+        assert (folder_of(host, good) / MANIFEST).exists()
+    finally:
+        # All of it comes back, tables too.
+        assert host.engine("restore", "--json", good, "--confirm", "prod").code == 0
+    assert sql(host, "SELECT count(*) FROM kit_rows") == "20000"

@@ -22,6 +22,7 @@ from typing import Any, Optional
 from kit_engine import (
     __version__,
     backup_dump,
+    backup_loss,
     backup_media,
     backup_notes,
     backup_role,
@@ -114,7 +115,7 @@ def create(docker: Docker, report: Report, level: str = "", kind: str = MANUAL) 
         The backup, which lies under its final name.
 
     Raises:
-        EngineError: it failed; nothing of it is left, and earlier ones are untouched.
+        EngineError: it failed, or the database was emptied; nothing of it is left, and earlier ones are untouched.
     """
     wanted = docker.stack.backed_up
     if wanted is None:
@@ -271,6 +272,10 @@ def _fill(
     with server_of_its_own as trial:
         dump = partial(_dump_away, away) if away else partial(_dump, count)
         facts = dump(docker, report, server, session, wanted, new, size)
+        if kind != SAFETY:
+            # One before a restore may well be of what was lost, so nothing is compared with it either.
+            good = (one for one in _each(docker.stack.root) if not one["problem"] and one["kind"] != SAFETY)
+            backup_loss.judge(docker.stack, report, next(good, None), facts["rows"], meant=kind == MANUAL)
         if level != CHECKSUM:
             verification.reach(docker, report, server, new, facts, trial)
     stack = docker.stack
