@@ -57,6 +57,15 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"release_bundle_https_port": 70000}, ["is 70000; allowed: 1 to 65535"]),
     ({"release_bundle_https_port": 80}, ["port 80 is used twice"]),
     ({"release_bundle_images": {"nginx": "Nginx latest"}}, ["'Nginx latest' is no name of an image"]),
+    (
+        {"release_bundle_images": {"postgres": "docker.io/library/postgres:18.1-trixie"}},
+        [
+            "names docker.io/library/postgres:18.1-trixie for postgres",
+            "lost with the container",
+            "postgres:17.6-trixie",
+        ],
+    ),
+    ({"release_bundle_images": {"postgres": "mirror:5000/postgis/postgis:19-3.6"}}, ["names mirror:5000/postgis"]),
     ({"release_bundle_processes": ["mailer"]}, ["release_bundle_processes names mailer", "the manifest has: none"]),
     ({"release_bundle_edge": "none", "release_bundle_web_replicas": 3}, ["3 web replicas need nginx"]),
     ({"backup_offsite_repository": "sftp:a@b:/c"}, ["vault_backup_offsite has no RESTIC_PASSWORD of 12 characters"]),
@@ -118,6 +127,24 @@ def test_a_wildcard_domain_is_written_as_each_reader_wants_it() -> None:
 
 def test_a_good_inventory_has_no_mistake() -> None:
     assert problems_of(FIXTURE, "prod", VALID) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"release_bundle_images": {"postgres": "docker.io/library/postgres:17.6-trixie"}},
+        {"release_bundle_images": {"postgres": "registry.test/our/postgres:20261129"}},
+        {"release_bundle_images": {"postgres": "kit/postgres:registry-19af00000000"}},
+        # Only its client is used.
+        {
+            "release_bundle_images": {"postgres": "docker.io/library/postgres:18.1-trixie"},
+            "release_bundle_database": "external",
+            "vault_secrets": {**VALID["vault_secrets"], "PGPASSWORD": GOOD_KEY},
+        },
+    ],
+)
+def test_a_postgresql_whose_data_lie_in_the_volume_is_fine(changes: dict[str, Any]) -> None:
+    assert [one for one in problems_of(FIXTURE, "prod", {**VALID, **changes}) if "postgres" in one] == []
 
 
 def test_an_image_that_nobody_gave_is_named() -> None:

@@ -18,6 +18,11 @@ _PLACEHOLDER = re.compile(r"(?i)^(<.*>|change[-_ ]?me.*|replace[-_ ]?me.*|x{3,}|
 _IMAGE = re.compile(
     r"^([a-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
 )
+# The major version in the tag of an image of PostgreSQL or PostGIS.
+_POSTGRES = re.compile(r"(?:^|/)[^/:@]*postg[^/:@]*:(\d{1,2})(?!\d)")
+# From this one on the official images keep their data elsewhere than where the kit mounts the volume: in an anonymous
+# one, which goes with the container.
+_POSTGRES_MOVED = 18
 # How images come to hosts.
 DELIVERIES = ("build", "transfer", "registry")
 _REGISTRY = re.compile(r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-]+[a-z0-9]+)*)?/?$")
@@ -66,6 +71,7 @@ def problems(manifest: Manifest, settings: Settings, stack: Stack, env: str, ima
         *_values(manifest, settings, where),
         *_ports(stack, where),
         *_images(images, where),
+        *_database_image(images, settings, where),
         *_domains(settings, where),
         *_modes(settings, where),
         *_jobs(settings, where),
@@ -240,6 +246,18 @@ def _images(images: Mapping[str, str], where: str) -> Iterator[str]:
     for name, reference in images.items():
         if not _IMAGE.match(reference):
             yield f"{where}: {reference!r} is no name of an image ({name}); write host/path:tag or host/path@sha256:…"
+
+
+def _database_image(images: Mapping[str, str], settings: Settings, where: str) -> Iterator[str]:
+    reference = images.get("postgres", "")
+    found = _POSTGRES.search(reference)
+    # Of an external database the image is only the client.
+    if settings["database"] == "container" and found and int(found[1]) >= _POSTGRES_MOVED:
+        yield (
+            f"{where}: base_images_tags names {reference} for postgres; images of PostgreSQL {_POSTGRES_MOVED} and up "
+            "do not keep their data in the volume that the kit gives them, so they would be lost with the container; "
+            "write one of 17 or earlier, such as postgres:17.6-trixie, or use an external database"
+        )
 
 
 def _domains(settings: Settings, where: str) -> Iterator[str]:
