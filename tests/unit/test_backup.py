@@ -8,6 +8,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -441,6 +442,29 @@ def test_of_a_foreign_server_nobody_is_told_that_the_role_cannot_be_made_there(
         pass
     problem = "Database site (server db.test:5432) does not let role kit_backup read it:\n    ERROR:  permission denied"
     assert caught.value.problem.startswith(problem)
+
+
+@pytest.mark.parametrize("programs", [("nice", "ionice"), ("nice",), ()])
+def test_the_dump_comes_after_everything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: tuple[str, ...]
+) -> None:
+    """Whichever of the programs for that the image has."""
+    ionice = shutil.which("ionice")
+    assert ionice
+    image = tmp_path / "image"
+    image.mkdir()
+    for name in ("sh", *programs):
+        (image / name).symlink_to(str(shutil.which(name)))
+    pg_dump = image / "pg_dump"
+    pg_dump.write_text(f"#!/bin/sh\n{shutil.which('nice')}\n{ionice}\n")
+    pg_dump.chmod(0o755)
+    have_docker(tmp_path, monkeypatch, f'shift 2; export PATH={image}; exec "$@"')
+    found, wanted = own(tmp_path)
+    moment, client, target = backup_dump.Snapshot("0-1", "16.10"), backup_dump.Client("16.10", "gzip"), tmp_path / "out"
+    backup_dump.dump(found, SERVER, wanted, moment, client, target, streams.Progress(None, ""), lambda: None)
+    niceness, rank = target.read_text().splitlines()
+    assert int(niceness) == os.nice(0) + (10 if "nice" in programs else 0)
+    assert (rank == "best-effort: prio 7") == ("ionice" in programs)
 
 
 def test_the_session_goes_when_the_dump_has_begun_and_not_before(
