@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
+from support.backups import sql
+from support.engine_stack import docker
 from support.host_releases import HostReleases, Released, Version, demand_whole, kill_group
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -104,12 +108,19 @@ def test_taking_it_down_brings_nothing_up_first_and_a_deploy_brings_it_back(rele
     running = begun(host, version, "healthy")
     kill_group(running, signal.SIGKILL)
     running.wait(PATIENCE_SECONDS)
+    sql(host, "INSERT INTO kit_rows (text) VALUES ('before it was taken down')")
     told = host.engine("down", "--json", "--wait", "30")
     assert told.code == 0, told.err
     assert host.containers() == {}
     again = host.deploy(version)
     assert again.code == 0, again.err
     demand_whole(host, host.current, text)
+    assert sql(host, "SELECT count(*) FROM kit_rows WHERE text = 'before it was taken down'") == "1"
+    # The data lie in the volume that is named for them, and in no other of the container's.
+    place = Path(sql(host, "SHOW data_directory"))
+    mounts = json.loads(docker("inspect", "--format", "{{json .Mounts}}", host.containers()["db"][0]))
+    (holding,) = (one for one in mounts if place.is_relative_to(one["Destination"]))
+    assert (holding["Type"], holding["Name"]) == ("volume", f"{host.project}_postgres_data_prod")
     # Another version, where nothing runs at all and nothing was cut off.
     assert host.engine("down", "--json").code == 0
     version, text = (released.good, "one") if text == "two" else (released.other, "two")

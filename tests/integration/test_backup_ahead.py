@@ -42,6 +42,20 @@ def backed_up(host: HostReleases) -> dict[str, Any]:
     return backup
 
 
+def demand_bounded(name: str) -> None:
+    """What a backup is restored into takes little from visitors, and nobody reaches it."""
+    found = json.loads(docker("inspect", name))[0]
+    limits = found["HostConfig"]
+    assert limits["NetworkMode"] == "none"
+    assert found["NetworkSettings"]["Ports"] == {}
+    assert (limits["Memory"], limits["NanoCpus"], limits["PidsLimit"]) == (2**30, 10**9, 200)
+    # Of a processor that visitors want too.
+    assert 0 < limits["CpuShares"] < 1024
+    assert limits["CapDrop"] == ["ALL"]
+    assert {one.removeprefix("CAP_") for one in limits["CapAdd"]} == {"CHOWN", "SETGID", "SETUID"}
+    assert limits["SecurityOpt"] == ["no-new-privileges"]
+
+
 def test_a_backup_takes_the_server_that_was_started_ahead(host: HostReleases) -> None:
     fill(host, 50)
     # Nothing is known of the database's size before the first backup.
@@ -50,6 +64,7 @@ def test_a_backup_takes_the_server_that_was_started_ahead(host: HostReleases) ->
     backed_up(host)
     assert ahead(host)["begun"] is True
     (name,) = throw_aways(host)
+    demand_bounded(name)
     begun = docker("inspect", "--format", "{{.Id}} {{.Created}}", name).split()
     assert backed_up(host)["level"] == "restore"
     words = ("--since", begun[1], "--until", f"{time.time():.3f}", "--filter", f"container={begun[0]}")

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
-from kit_engine import app_image
+from kit_engine import app_image, retention, stack, throw_away
+from kit_engine.docker import Docker
+from support.backups import sql
 from support.engine import base_image
 from support.engine_stack import docker
 from support.host_releases import HostReleases, demand_whole
@@ -61,6 +63,26 @@ def test_failed_ones_push_no_good_one_out(host: HostReleases) -> None:
     told = host.rollback()
     assert told.code == 0, told.err
     assert host.current == earlier != serving
+
+
+def test_a_database_that_is_stopped_outlives_all_that_is_removed(host: HostReleases) -> None:
+    """Everything of ours that removes: releases and images, old backups, containers of a minute."""
+    sql(host, "INSERT INTO kit_rows (text) VALUES ('kept')")
+    (container,) = host.containers()["db"]
+    volume = f"{host.project}_postgres_data_prod"
+    for text in ("older", "newer", "newest"):
+        assert host.deploy(host.version(text), keep=KEEP).code == 0
+    docker("stop", container)
+    assert retention.prune(host.root, 1) != []
+    assert host.engine("prune-backups").code == 0
+    throw_away.remove_left(Docker(stack.load(host.root)))
+    assert docker("inspect", "--format", "{{.State.Running}}", container).strip() == "false"
+    assert lines("volume", "ls", "--quiet", "--filter", f"name={volume}") == [volume]
+    # It finds what was stopped, and removes old ones at its end.
+    told = host.deploy(host.version("after it"), keep=1)
+    assert told.code == 0, told.err
+    assert host.containers()["db"] == [container]
+    assert sql(host, "SELECT count(*) FROM kit_rows WHERE text = 'kept'") == "1"
 
 
 @pytest.fixture
