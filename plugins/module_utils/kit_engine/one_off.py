@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Optional
 
-from kit_engine import command
+from kit_engine import command, signals
 from kit_engine.command import Done
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -139,11 +139,16 @@ def waiting(docker: Docker) -> Iterator[Waiting]:
     Returns:
         The container, which may still be starting.
     """
-    made = Waiting(docker)
+    made = None
     try:
+        # Who is ended between its start and here would leave it to nobody.
+        with signals.deferred():
+            made = Waiting(docker)
         yield made
     finally:
-        made.remove()
+        if made:
+            with signals.deferred():
+                made.remove()
 
 
 def remove_left(docker: Docker) -> None:
