@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import backup, backup_stream, offsite_place, stack, verification
+from kit_engine import backup, backup_stream, media_writer, offsite_place, stack, verification
 from kit_engine.backup import FOLDER, MANIFEST
 from kit_engine.verification import CONFIGURATION, DUMP, ROLES
 from support import offsite
@@ -91,7 +91,8 @@ def test_a_backup_goes_off_site_is_verified_and_comes_back_without_a_dump_here(
     media_file(host, "deep/er/one.txt", f"{CANARY}-content")
     # Fractions of a second do not come back.
     media(host, "sh", "-c", "chmod 640 deep/big; find . -mindepth 1 -exec touch -h -d 2020-01-02T03:04:05 {} +")
-    look = "find . -mindepth 1 -type l -printf '%p %l %U %G\\n' -o -mindepth 1 -printf '%p %y %m %U %G %T@\\n' | sort; "
+    look = f"find . -name {media_writer.KEPT} -prune -o -mindepth 1 -type l -printf '%p %l %U %G\\n' "
+    look += "-o -mindepth 1 -printf '%p %y %m %U %G %T@\\n' | sort; "
     look += "cat deep/er/one.txt; sha256sum deep/big"
     rows, files = sql(host, ROWS), media(host, "sh", "-c", look)
     given = backed_up(host, "--level", "restore")
@@ -387,7 +388,7 @@ def test_what_need_not_stay_goes_there_too_and_its_room_with_the_drill(host: Hos
 
 
 @pytest.mark.parametrize("part", ["dump", "media"])
-@pytest.mark.parametrize("finder", ["prune-backups", "scheduled drill"])
+@pytest.mark.parametrize("finder", ["prune-backups", "scheduled drill", "restore"])
 def test_a_backup_of_which_something_went_from_there_is_none(
     host: HostReleases, place: Place, part: str, finder: str
 ) -> None:
@@ -396,12 +397,13 @@ def test_a_backup_of_which_something_went_from_there_is_none(
     restic(place, "forget", manifest_of(host, given)[f"{part}_snapshot"])
     told = host.engine("backups")
     assert "NOWHERE" in told.out
-    for words in (("restore", given, "--confirm", "prod"), finder.split(), ("verify-backup", given)):
+    by_id = [("restore", given, "--confirm", "prod"), ("verify-backup", given)]
+    for words in (by_id[0] if finder == "restore" else tuple(finder.split()), *by_id):
         refused = host.engine(*words, "--json")
         assert (refused.code, refused.json["code"]) == (1, "offsite"), refused.out
         assert f"The {part} of backup {given} lies off-site no more" in refused.json["problem"]
-    # Who has found it has noted it.
-    assert backup.newest(host.root) is None
+        # Who has found it has noted it.
+        assert backup.newest(host.root) is None
     assert "NOT GOOD" in host.engine("backups").out
     shutil.rmtree(host.root / FOLDER)
     assert known(host) == []
