@@ -274,8 +274,8 @@ def _fill(
         facts = dump(docker, report, server, session, wanted, new, size)
         if kind != SAFETY:
             # One before a restore may well be of what was lost, so nothing is compared with it either.
-            good = (one for one in _each(docker.stack.root) if not one["problem"] and one["kind"] != SAFETY)
-            backup_loss.judge(docker.stack, report, next(good, None), facts["rows"], meant=kind == MANUAL)
+            before = newest(docker.stack.root, but=SAFETY)
+            backup_loss.judge(docker.stack, report, before, facts["rows"], meant=kind == MANUAL)
         if level != CHECKSUM:
             verification.reach(docker, report, server, new, facts, trial)
     stack = docker.stack
