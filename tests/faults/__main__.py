@@ -27,7 +27,7 @@ from bench.figures import UnfitError
 from bench.releases import NAME, ROOT, Bed, bed_of
 from kit_engine import rollout
 from support.checkout import environment
-from support.host_releases import MIGRATE
+from support.host_releases import MIGRATE, WORKER
 from support.kit import ROOT as KIT
 from support.traffic import Traffic, summary
 from testbed.errors import TestbedError
@@ -44,14 +44,7 @@ SILENCE_SECONDS = 17.0
 STEP_SECONDS, RUN_SECONDS, BACK_SECONDS = 90.0, 300.0, 90.0
 # Does jobs one after the other, of half a second; after SIGTERM it ends the one in hand. A database that is away, as in
 # a reboot, costs it the job.
-WORKER = """
-import os, signal, time
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_settings")
-import django
-django.setup()
-from django.db import DatabaseError, connection
-ends = []
-signal.signal(signal.SIGTERM, lambda *_: ends.append(True))
+JOBBER = "".join((WORKER, """\
 while not ends:
     try:
         with connection.cursor() as cursor:
@@ -62,7 +55,7 @@ while not ends:
     except DatabaseError:
         connection.close()
         time.sleep(0.5)
-"""
+"""))  # fmt: skip
 JOBS = """
     cursor.execute("CREATE TABLE IF NOT EXISTS kit_jobs (id bigserial PRIMARY KEY, worker text, "
                    "began timestamptz NOT NULL DEFAULT clock_timestamp(), ended timestamptz)")
@@ -200,7 +193,7 @@ CASES = [Case(step, moment, fault) for step in rollout.STEPS for moment in MOMEN
 
 def write(bed: Bed, text: str) -> None:
     """Commit a version of the bench's project that has a worker besides."""
-    worker = {"command": ["python", "-c", WORKER], "stop_grace_seconds": 30}
+    worker = {"command": ["python", "-c", JOBBER], "stop_grace_seconds": 30}
     bed.write(text, migrate=MIGRATE + JOBS, manifest={"processes": {"worker": worker}})
 
 

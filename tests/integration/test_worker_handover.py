@@ -13,14 +13,7 @@ from support.host_releases import MIGRATE, HostReleases, Version
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 JOB_SECONDS, PATIENCE_SECONDS = 4, 60.0
-WORKER = """
-import os, signal, time
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_settings")
-import django
-django.setup()
-from django.db import connection
-ends = []
-signal.signal(signal.SIGTERM, lambda *_: ends.append(True))
+WORKER = "".join((host_releases.WORKER, """\
 while not ends:
     with connection.cursor() as cursor:
         cursor.execute(
@@ -34,7 +27,7 @@ while not ends:
             time.sleep(0.1)
         if job:
             cursor.execute("UPDATE kit_jobs SET ended = clock_timestamp() WHERE id = %s", job)
-""".replace("JOB_SECONDS", str(JOB_SECONDS))
+""".replace("JOB_SECONDS", str(JOB_SECONDS))))  # fmt: skip
 JOBS = """
 with connection.cursor() as cursor:
     cursor.execute("CREATE TABLE IF NOT EXISTS kit_jobs (id bigserial PRIMARY KEY, runs int NOT NULL DEFAULT 0, "

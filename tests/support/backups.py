@@ -100,7 +100,8 @@ def media_files(host: HostReleases) -> set[str]:
 
 def unfinished_media(host: HostReleases) -> bool:
     """Whether media files lie beside those in use that a restore has not put into place."""
-    return media(host, "sh", "-c", f"test -e {media_writer.PLACE} && echo there || true") != ""
+    asked = f"import os; print(os.path.lexists({media_writer.PLACE!r}))"
+    return {"True": True, "False": False}[media(host, "python", "-c", asked)]
 
 
 def throw_aways(host: HostReleases, *filters: str) -> list[str]:

@@ -73,6 +73,16 @@ call_command("migrate", "--noinput")
 with connection.cursor() as cursor:
     cursor.execute("CREATE TABLE IF NOT EXISTS kit_rows (id bigserial PRIMARY KEY, text text)")
 """
+# How a worker begins: Django, and SIGTERM, after which it takes no more jobs.
+WORKER = """
+import os, signal, time
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_settings")
+import django
+django.setup()
+from django.db import DatabaseError, connection
+ends = []
+signal.signal(signal.SIGTERM, lambda *_: ends.append(True))
+"""
 TIMEOUT_SECONDS = 240
 # Between two answers of a steady stream, on a machine that has other work too; the bench knows the exact bar.
 LONGEST_GAP_SECONDS = 3.0

@@ -13,16 +13,21 @@ from kit_engine.report import Report
 from support.kit import ROOT
 
 
+@pytest.fixture
+def docker(tmp_path: Path) -> Docker:
+    """A stack's containers, none of which is asked for."""
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    (tmp_path / "records").mkdir()
+    return Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
+
+
 @pytest.mark.parametrize("settles", [True, False])
 def test_media_files_that_could_not_be_settled_are_the_next_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settles: bool
+    tmp_path: Path, docker: Docker, monkeypatch: pytest.MonkeyPatch, settles: bool
 ) -> None:
     def failing(*_: object) -> None:
         raise EngineError("database", "away", "look")
 
-    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
-    docker = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
-    (tmp_path / "records").mkdir()
     done: list[str] = []
     for module, name in ((external, "demand_restorable"), (restore, "_demand_sound"),
                          (backup, "demand_restore_room"), (backup, "create"), (database, "migrations"),
@@ -34,7 +39,7 @@ def test_media_files_that_could_not_be_settled_are_the_next_runs(
     monkeypatch.setattr(restore, "_sql", failing)
     settle = failing if not settles else lambda *_: None
     monkeypatch.setattr(restore_media, "settle", lambda *_: settle() if pending.read(tmp_path) else None)
-    docker.lent[data["database"]["service"]] = None  # type: ignore[assignment]  # nobody asks it
+    docker.lent["db"] = None  # type: ignore[assignment]  # nobody asks it
     with pytest.raises(EngineError, match="away"):
         restore.restore(docker, Report("restore", as_json=True), {"id": "one", "bytes": 1})
     assert done == ["served"]
@@ -42,10 +47,8 @@ def test_media_files_that_could_not_be_settled_are_the_next_runs(
 
 
 def test_media_files_are_judged_by_what_was_free_before_the_load(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, docker: Docker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
-    docker = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
     least = docker.stack.limits.min_free_bytes
     free = least + 100
     monkeypatch.setattr(disk, "engine_folder", lambda: tmp_path)
@@ -63,10 +66,8 @@ def test_media_files_are_judged_by_what_was_free_before_the_load(
 
 @pytest.mark.parametrize("kinds", [["safety", "manual"], ["safety"]])
 def test_latest_is_not_what_a_restore_has_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str]
+    tmp_path: Path, docker: Docker, monkeypatch: pytest.MonkeyPatch, kinds: list[str]
 ) -> None:
-    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
-    docker = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
     told = [{"id": kind, "kind": kind, "problem": ""} for kind in kinds]
     monkeypatch.setattr(backup, "_each", lambda _: iter(told))
     if "manual" in kinds:
@@ -80,14 +81,11 @@ def test_latest_is_not_what_a_restore_has_replaced(
 
 @pytest.mark.parametrize("lacking", [["shop.0002_later"], []])
 def test_code_that_does_not_get_ready_on_older_rows_is_told_and_nothing_is_left_to_make_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: list[str]
+    tmp_path: Path, docker: Docker, monkeypatch: pytest.MonkeyPatch, lacking: list[str]
 ) -> None:
     def failing(*_: object) -> None:
         raise EngineError("not_ready", "503", "look")
 
-    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
-    docker = Docker(stack.read(data, tmp_path, tmp_path / "releases/one"))
-    (tmp_path / "records").mkdir()
     pending.begin(tmp_path, pending.Pending("one", pending.RESTORE, "one"))
     monkeypatch.setattr(recovery, "serve", failing)
     with pytest.raises(EngineError) as raised:
