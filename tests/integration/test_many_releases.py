@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from kit_engine import app_image, retention, stack, throw_away
 from kit_engine.docker import Docker
+from kit_engine.report import Report
 from support.backups import sql
 from support.engine import base_image
 from support.engine_stack import docker
@@ -16,6 +17,7 @@ from support.host_releases import HostReleases, demand_whole
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 DEPLOYS, KEEP = 20, 3
+REPORT = Report("app-image", as_json=True)
 
 
 def lines(*words: str) -> list[str]:
@@ -100,9 +102,9 @@ def test_a_machine_that_only_builds_keeps_a_few_of_each_kind(name: str) -> None:
         made = [f"{name}:release-{number:012x}" for number in range(2 * app_image.KEPT_IMAGES + 1)]
         for one in [*made[1:], *others]:
             docker("tag", base_image("redis"), one)
-        assert app_image.drop_older(made[1]) == []
+        assert app_image.drop_older(made[1], REPORT) == []
         docker("tag", base_image("redis"), made[0])
-        gone = app_image.drop_older(made[0])
+        gone = app_image.drop_older(made[0], REPORT)
         left = lines("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={name}*")
         assert len(gone) == len(made) - app_image.KEPT_IMAGES
         assert made[0] in left

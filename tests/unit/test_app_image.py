@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from kit_engine import app_image, command, docker_socket, images_verbs, releases
-from kit_engine.errors import EngineError
 from kit_engine.report import Report
 
 REQUEST = app_image.Request("site:release-0123456789ab", "release", {}, {})
@@ -20,14 +19,19 @@ PRUNE = ["docker", "buildx", "prune", "--builder=default", "--force", "--keep-st
     ("built", "check_only", "pruned"), [(True, False, [PRUNE]), (False, False, []), (True, True, [])]
 )
 def test_a_host_that_builds_bounds_its_cache_after_a_build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: bool, check_only: bool, pruned: list[list[str]]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    built: bool,
+    check_only: bool,
+    pruned: list[list[str]],
 ) -> None:
     (tmp_path / releases.FOLDER).mkdir()
     ran: list[list[str]] = []
 
-    def run(words: list[str], **_more: object) -> None:
+    def run(words: list[str], **_more: object) -> command.Done:
         ran.append(words)
-        raise EngineError("timeout", "it takes long, which is no reason for a deploy to fail", "")
+        return command.Done(1, "", "no space left on device")
 
     monkeypatch.setattr(command, "run", run)
     monkeypatch.setattr(docker_socket, "builder", lambda: "default")
@@ -36,3 +40,5 @@ def test_a_host_that_builds_bounds_its_cache_after_a_build(
     report = Report("app-image", as_json=True)
     images_verbs.app_image_verb(Namespace(root=tmp_path, request=request, report=report))
     assert ran == pruned
+    # Told, and no reason for a deploy to fail.
+    assert ("no space left" in capsys.readouterr().err) == bool(pruned)

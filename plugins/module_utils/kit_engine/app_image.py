@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -78,7 +77,7 @@ def ensure(request: Request, context: IO[bytes], report: Report) -> dict[str, An
     return {"changed": not there, "image": image}
 
 
-def drop_older(ref: str) -> list[str]:
+def drop_older(ref: str, report: Report) -> list[str]:
     """Remove the images that newer ones of the same project and target have replaced, but for the last few.
 
     Not at each build, which somebody waits for: when there are twice as many as stay. The engine's cache of builds is
@@ -86,6 +85,7 @@ def drop_older(ref: str) -> list[str]:
 
     Args:
         ref: name of the newest, as :class:`Request` has it.
+        report: told of a cache that cannot be bounded.
 
     Returns:
         Names of those that are gone. One that a container uses stays: Docker refuses.
@@ -98,16 +98,21 @@ def drop_older(ref: str) -> list[str]:
     )
     if len(rows) <= 2 * KEPT_IMAGES:
         return []
-    bound_cache()
+    bound_cache(report)
     older = [f"{name}:{row.rpartition(' ')[2]}" for row in rows if not row.endswith(f" {tag}")][KEPT_IMAGES - 1 :]
     return [one for one in older if command.run(["docker", "image", "rm", one], limit=PRUNE_SECONDS).code == 0]
 
 
-def bound_cache() -> None:
+def bound_cache(report: Report) -> None:
     """Remove what was used longest ago of the cache of builds, where it is bigger than what stays.
 
-    One that cannot be bounded now is at the next build: nobody's deploy fails for it.
+    Args:
+        report: told of a cache that cannot be bounded. The next build tries again: no deploy fails for it.
     """
     words = ["docker", "buildx", "prune", f"--builder={docker_socket.builder()}", "--force"]
-    with suppress(EngineError):
-        command.run([*words, "--keep-storage", KEPT_CACHE], limit=PRUNE_SECONDS)
+    try:
+        command.demand(
+            [*words, "--keep-storage", KEPT_CACHE], code="app_image", remedy="docker buildx du", limit=PRUNE_SECONDS
+        )
+    except EngineError as error:
+        report.say(f"The cache of builds stays as big as it is: {error.problem}")

@@ -29,9 +29,9 @@ def app_image_verb(arguments: argparse.Namespace) -> None:
     if not request.check_only and answer["changed"]:
         # Where releases lie, their retention removes images.
         if (arguments.root / releases.FOLDER).is_dir():
-            app_image.bound_cache()
+            app_image.bound_cache(report)
         else:
-            app_image.drop_older(request.ref)
+            app_image.drop_older(request.ref, report)
     report.done(answer, str(answer["image"]["ref"]))
 
 
