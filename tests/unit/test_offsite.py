@@ -30,6 +30,7 @@ from kit_engine.errors import EngineError
 from kit_engine.offsite_place import Snapshot, State
 from kit_engine.report import Report
 from kit_engine.stack import OFFSITE_SECRETS, Stack
+from support.engine_stack import free_ports
 from support.kit import ROOT
 
 CANARY = "canary-5tR1unit"
@@ -78,6 +79,26 @@ def test_a_place_by_sftp_is_reached_by_our_key_and_known_host_keys(tmp_path: Pat
         assert CANARY not in " ".join(found.words)
         assert (found.env["RESTIC_REPOSITORY"], found.env["RESTIC_PASSWORD"]) == (place, CANARY)
     assert not key.parent.exists()
+
+
+@pytest.mark.parametrize("files", [{}, {"ssh_key": "k", "known_hosts": "h"}], ids=["its own", "ours"])
+def test_what_ssh_says_of_the_reason_is_told(tmp_path: Path, files: dict[str, str]) -> None:
+    """Whatever restic heard of it: this one, like restic on a busy machine, ends without having read it."""
+    (port,) = free_ports(1)
+    one = host(tmp_path, f"sftp://kit@127.0.0.1:{port}//srv/copies")
+    told = {"environment": {"RESTIC_PASSWORD": CANARY}, **files}
+    (one.bundle / "secrets" / OFFSITE_SECRETS).write_text(json.dumps(told))
+    (tmp_path / "programs/restic").write_text(
+        """#!/bin/sh
+eval "${2#sftp.command=} 2>/dev/null"
+echo 'Fatal: unable to start the sftp session, error: EOF' >&2
+exit 1
+"""
+    )
+    with restic.opened(one) as place, pytest.raises(EngineError) as refused:
+        place.demand("cat", "config")
+    assert "error: EOF" in refused.value.problem
+    assert f"port {port}: Connection refused" in refused.value.problem
 
 
 def test_other_places_need_no_ssh(tmp_path: Path) -> None:

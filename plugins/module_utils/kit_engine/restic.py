@@ -61,12 +61,14 @@ class Place:
         words: what begins every command.
         env: the place's address and its secrets.
         secrets: values that no message may hold.
+        log: of SSH, where the place is reached by it.
     """
 
     stack: Stack
     words: tuple[str, ...]
     env: Mapping[str, str]
     secrets: tuple[str, ...]
+    log: Path
 
     def ask(self, *words: str) -> Any:
         """Ask a question that needs no lock there, so that it may be read-only.
@@ -169,8 +171,12 @@ class Place:
 
     def failure(self, what: str, said: str) -> EngineError:
         """Word that a command failed: ``what`` of restic's own commands, and what it said."""
-        told = masking.masked(command.tail(said, _SHOWN_LINES), self.secrets)
-        return EngineError("offsite", f"`restic {what}` failed:\n{told}", _remedy(self.stack))
+        told = command.tail(said, _SHOWN_LINES)
+        log = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+        told += f"\n{command.tail(log, _SHOWN_LINES)}" if log else ""
+        return EngineError(
+            "offsite", f"`restic {what}` failed:\n{masking.masked(told, self.secrets)}", _remedy(self.stack)
+        )
 
 
 @contextmanager
@@ -195,9 +201,10 @@ def opened(stack: Stack) -> Iterator[Place]:
         for name, path in files.items():
             path.touch(mode=0o600)
             path.write_text(str(told[name]).rstrip("\n") + "\n", encoding="utf-8")
-        words = ["restic", *_ssh(place, files)]
+        log = folder / "ssh.log"
+        words = ["restic", *_ssh(place, files, log)]
         secrets = (*values.values(), str(told.get("ssh_key") or ""))
-        yield Place(stack, tuple(words), env, secrets)
+        yield Place(stack, tuple(words), env, secrets, log)
 
 
 def lacking(stack: Stack) -> Optional[EngineError]:
@@ -220,12 +227,14 @@ def _secrets(stack: Stack) -> Mapping[str, Any]:
     return told
 
 
-def _ssh(place: str, files: Mapping[str, Path]) -> list[str]:
+def _ssh(place: str, files: Mapping[str, Path], log: Path) -> list[str]:
     """The words that have restic use our key and the host keys that we know, where the place is reached by SFTP."""
     found = _SFTP.match(place)
-    if found is None or not files:
+    if found is None:
         return []
-    words = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}", "-o", "ServerAliveInterval=15"]
+    # restic may end before it has read what SSH says of the reason.
+    words = ["ssh", "-E", str(log), "-o", "BatchMode=yes"]
+    words += ["-o", f"ConnectTimeout={CONNECT_SECONDS}", "-o", "ServerAliveInterval=15"]
     if "ssh_key" in files:
         words += ["-o", "IdentitiesOnly=yes", "-i", str(files["ssh_key"])]
     if "known_hosts" in files:
