@@ -20,11 +20,6 @@ from testbed.image import USER
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 DEPLOY_ROOT = "/srv/kit_test_lock"
-# Only looked at: to try it would be to take it for a moment.
-LOCKS = (
-    "sudo sh -c 'for lock in /run/kit-*.lock; do [ ! -e $lock ] || ! grep -q :$(stat -c %i $lock) /proc/locks "
-    "|| echo $lock; done'"
-)
 SECONDS = 90
 # Promised: a host is free so soon after the control node's process was killed.
 FREE_SECONDS = 5.0
@@ -75,7 +70,7 @@ class Deploys:
 
     def locked(self) -> list[bool]:
         """Whether somebody holds each host."""
-        return [bool(host.run(LOCKS).stdout) for host in self.hosts]
+        return [host.locked for host in self.hosts]
 
     def sessions(self) -> list[str]:
         """The process that is a session on each host."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -257,6 +257,22 @@ def test_a_host_that_dies_in_the_switch_is_named_and_caught_up_by_the_next_run(t
     assert three.answers() == ["sixth migrations"] * 3
     assert len(set(three.releases())) == 1
     assert [host.run(f"ls {ROOT}/records").stdout.count("pending") for host in three.hosts] == [0, 0, 0]
+
+
+def test_one_that_waits_goes_on_from_what_it_finds(three: Three, tmp_path: Path) -> None:
+    """Not from what its hosts told before: meanwhile another commit was brought there."""
+    shutil.copytree(three.kit.path, tmp_path / "other", symlinks=True)
+    other = replace(three, kit=Checkout(tmp_path / "other"))
+    other.change("seventh")
+    three.change("eighth")
+    with ThreadPoolExecutor(1) as aside:
+        first = aside.submit(other.make, "deploy")
+        while not three.hosts[-1].locked:
+            assert not first.done(), first.result()
+        said = three.make("deploy", f"WAIT={SECONDS}")
+        first.result()
+    assert "Waiting up to" in said
+    assert three.answers() == ["eighth migrations"] * 3
 
 
 def test_a_second_run_changes_nothing_and_keeps_a_certificate_that_was_given(three: Three) -> None:
