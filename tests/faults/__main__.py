@@ -38,10 +38,15 @@ from faults import written_between
 RESULTS = KIT / "build/faults/results.json"
 BEGIN, END = "<!-- kill matrix: make test-faults -->\n", "<!-- end of the kill matrix -->\n"
 RATE = 20.0
+# The control node's own: it begins when the engine's last one ends, and the release's end follows it.
+GATE = "smoke gate"
+STEPS = (*rollout.STEPS, GATE)
 MOMENTS = ("start", "middle")
 # The host takes a control node for lost after 15 s of silence (kit_engine.session).
 SILENCE_SECONDS = 17.0
 STEP_SECONDS, RUN_SECONDS, BACK_SECONDS = 90.0, 300.0, 90.0
+# What the gate takes at the bench, where it is no step of the engine's that a record has.
+GATE_SECONDS = 0.8
 # Does jobs one after the other, of half a second; after SIGTERM it ends the one in hand. A database that is away, as in
 # a reboot, costs it the job.
 JOBBER = "".join((WORKER, """\
@@ -65,13 +70,13 @@ AT_ONCE = (
     "SELECT count(*) FROM kit_jobs one JOIN kit_jobs other "
     "ON one.worker < other.worker AND one.began < other.ended AND other.began < one.ended"
 )
-# Prints a line as soon as a journal that was not there before tells that a step begins.
+# Prints a line as soon as a journal that was not there before tells that a step begins, or ends.
 WATCH = """
 import glob, sys, time
 known = set(glob.glob(sys.argv[1] + "/*.journal"))
 while True:
     for path in set(glob.glob(sys.argv[1] + "/*.journal")) - known:
-        if '"step": "%s", "event": "begin"' % sys.argv[2] in open(path).read():
+        if '"step": "%s", "event": "%s"' % tuple(sys.argv[2:]) in open(path).read():
             print("begun", flush=True)
             sys.exit()
     time.sleep(0.01)
@@ -188,7 +193,7 @@ FAULTS: dict[str, Callable[[Bed, Run], None]] = {
     "network cut": cut,
     "reboot": reboot,
 }
-CASES = [Case(step, moment, fault) for step in rollout.STEPS for moment in MOMENTS for fault in FAULTS]
+CASES = [Case(step, moment, fault) for step in STEPS for moment in MOMENTS for fault in FAULTS]
 
 
 def write(bed: Bed, text: str) -> None:
@@ -234,7 +239,7 @@ def attempt(bed: Bed, case: Case, usual: dict[str, float]) -> Outcome:
         problems.append(
             f"{len(told.failed)} requests failed, the first {told.failed[0].sent - began:.1f} s after the start"
         )
-    if run.process.returncode == 0 and case.fault != "reboot" and case.step != rollout.STEPS[-1]:
+    if run.process.returncode == 0 and case.fault != "reboot" and case.step not in STEPS[-2:]:
         problems.append(f"the deploy was not ended:\n{run.said()[-800:]}")
     return Outcome(
         not problems, "; ".join(problems) + (f"\n{said[-1500:]}" if problems else ""), len(told.failed), took
@@ -242,7 +247,8 @@ def attempt(bed: Bed, case: Case, usual: dict[str, float]) -> Outcome:
 
 
 def _wait_for(bed: Bed, step: str, run: Run) -> None:
-    words = ["docker", "exec", bed.host.name, "python3", "-c", WATCH, f"{ROOT}/records", step]
+    event = (STEPS[-2], "end") if step == GATE else (step, "begin")
+    words = ["docker", "exec", bed.host.name, "python3", "-c", WATCH, f"{ROOT}/records", *event]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as watching:
         assert watching.stdout
         end = time.monotonic() + STEP_SECONDS
@@ -299,14 +305,15 @@ def usual_seconds(bed: Bed) -> dict[str, float]:
     write(bed, "usual")
     bed.make("deploy")
     told = bed.root(f"cat $(readlink -f {ROOT}/current | sed 's|releases|records|').json")
-    return {str(name): float(value) for name, value in json.loads(told)["seconds"].items()}
+    seconds = {str(name): float(value) for name, value in json.loads(told)["seconds"].items()}
+    return {**seconds, GATE: GATE_SECONDS}
 
 
 def table(results: dict[str, dict[str, object]]) -> str:
     """Write the matrix for docs/FAULTS.md."""
     faults = list(FAULTS)
     lines = [f"| step | moment | {' | '.join(faults)} |", f"|---|---|{'---|' * len(faults)}"]
-    for step in rollout.STEPS:
+    for step in STEPS:
         for moment in MOMENTS:
             cells = [_cell(results.get(Case(step, moment, fault).name)) for fault in faults]
             lines.append(f"| {step} | {moment} | {' | '.join(cells)} |")

@@ -14,7 +14,7 @@ from faults.__main__ import CASES
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 # Each takes half a minute.
-EACH, SLICE = 33, "slice of the kill matrix"
+EACH, SLICE = 37, "slice of the kill matrix"
 
 
 def test_what_was_ended_is_recovered(tmp_path: Path) -> None:
