@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,14 +13,17 @@ from kit_engine import backup, throw_away
 from kit_engine.backup import FOLDER
 from kit_engine.verification import DUMP
 from support.backups import (
+    FILLER,
     backed_up,
     choose_engine,
     fill,
     folder_of,
+    leave_room,
     limits,
     media,
     names,
     reseal,
+    small_disk,
     sql,
     throw_aways,
 )
@@ -142,18 +142,6 @@ def test_a_restore_test_that_is_killed_is_removed_by_the_next_run(host: HostRele
     fill(host, 10)
 
 
-@contextmanager
-def small_disk(host: HostReleases, mib: int) -> Iterator[None]:
-    """Have the folder of backups lie on a disk of its own, which holds so much."""
-    folder = host.root / FOLDER
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", folder], check=True)
-    try:
-        with limits(host, min_free_bytes=1):
-            yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
 @pytest.mark.parametrize("stage", ["dump", "media", "small files", "known beforehand"])
 def test_a_full_disk_leaves_the_good_backup_and_no_other(host: HostReleases, stage: str) -> None:
     fill(host, 10)
@@ -166,10 +154,8 @@ def test_a_full_disk_leaves_the_good_backup_and_no_other(host: HostReleases, sta
         elif stage == "media":
             media(host, "sh", "-c", "head -c 14000000 /dev/urandom > big.bin")
         elif stage == "small files":
-            free = os.statvfs(host.root / FOLDER)
-            # All but what the dump itself takes.
-            size = (folder_of(host, good) / DUMP).stat().st_size
-            (host.root / FOLDER / "filler").write_bytes(b"x" * (free.f_bavail * free.f_frsize - size - 3 * 4096))
+            # The dump itself just fits.
+            leave_room(host, (folder_of(host, good) / DUMP).stat().st_size + 3 * 4096)
         else:
             fill(host, 200_000)
             reseal(folder_of(host, good), bytes=10**9)
@@ -182,10 +168,10 @@ def test_a_full_disk_leaves_the_good_backup_and_no_other(host: HostReleases, sta
         assert told.json["code"] in ("backup", "files")
         if stage in ("media", "known beforehand"):
             assert "would not fit" in told.json["problem"]
-        assert names(host) - {"filler"} == {good}
+        assert names(host) - {FILLER} == {good}
         assert [one["id"] for one in backup.listed(host.root)] == [good]
         # With room again the next one is made.
-        (host.root / FOLDER / "filler").unlink(missing_ok=True)
+        (host.root / FOLDER / FILLER).unlink(missing_ok=True)
         fill(host, 10)
         backed_up(host, "--level", "checksum")
 

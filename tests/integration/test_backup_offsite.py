@@ -17,7 +17,19 @@ from kit_engine import backup, offsite_place
 from kit_engine.backup import FOLDER
 from kit_engine.verification import DUMP
 from support import offsite
-from support.backups import backed_up, fill, flip, folder_of, media_file, names, sql
+from support.backups import (
+    FILLER,
+    backed_up,
+    fill,
+    flip,
+    folder_of,
+    leave_room,
+    manifest_of,
+    media_file,
+    names,
+    small_disk,
+    sql,
+)
 from support.host_releases import HostReleases
 from support.offsite import CANARY, Place, configured
 
@@ -109,8 +121,8 @@ def test_a_place_that_is_away_leaves_the_backup_and_is_made_up_for(host: HostRel
         assert told.code == 1
         assert told.json["code"] == "offsite"
         assert "is good and lies on this host" in told.json["problem"]
-        # What restic says of the cause: sometimes it ends before it has heard ssh's own words.
         assert "could not be copied off-site" in told.json["problem"]
+        assert "Connection refused" in told.json["problem"]
         newest = backup.newest(host.root)
         assert newest is not None
         assert newest["id"] != first
@@ -274,6 +286,67 @@ def test_a_copy_that_is_cut_off_is_no_copy_and_the_next_makes_it(host: HostRelea
         told = host.engine("backups", "--json").json
         assert all(one["where"] == ["host", "off-site"] for one in told["backups"])
         assert not (host.root / FOLDER / offsite_place.COPYING).exists()
+
+
+def test_what_has_come_of_a_fetch_that_was_cut_off_stays_and_is_made_whole(host: HostReleases, sftp: Place) -> None:
+    fill(host, 30_000)
+    with configured(host, sftp):
+        others, given = (backed_up(host, "--level", "checksum") for _ in range(2))
+        before = files(folder_of(host, given))
+        shutil.rmtree(host.root / FOLDER)
+        fill(host, 3)
+
+        def cut_off(wanted: str) -> Path:
+            """Kill one once its dump comes."""
+            come = host.root / FOLDER / f".fetched-{wanted}/{offsite_place.TOP}/{DUMP}"
+            with host.started("restore", wanted, "--confirm", "prod", "--json", "--wait", "60") as running:
+                end = time.monotonic() + 30
+                while not come.exists():
+                    assert time.monotonic() < end
+                    assert running.poll() is None
+                    time.sleep(0.001)
+                os.killpg(running.pid, signal.SIGKILL)
+                running.communicate(timeout=60)
+            return come
+
+        left = cut_off(others)
+        assert host.engine("prune-backups", "--json", "--wait", "60").code == 0
+        assert not left.exists()
+        left = cut_off(others)
+        assert left.exists()
+        left = cut_off(given)
+        assert names(host) == {f".fetched-{given}"}
+        # Neither a refusal nor another command's backup removes it.
+        sftp.gone.touch()
+        assert host.engine("restore", given, "--confirm", "prod", "--json", "--wait", "60").code == 1
+        sftp.gone.unlink()
+        backed_up(host, "--level", "checksum")
+        left.write_bytes(b"half of it, and not what it was")
+        done = host.engine("restore", given, "--confirm", "prod", "--json")
+        assert done.code == 0, done.out + done.err
+        assert files(folder_of(host, given)) == before
+        assert sql(host, "SELECT count(*) FROM kit_rows") == "30000"
+        assert [name for name in names(host) if name.startswith(".")] == []
+
+
+def test_a_disk_that_a_fetch_has_filled_is_freed(host: HostReleases, sftp: Place) -> None:
+    with small_disk(host, 12), configured(host, sftp):
+        fill(host, 60)
+        given = backed_up(host, "--level", "checksum")
+        told = manifest_of(host, given)
+        size = sum(one["bytes"] for one in told["files"].values()) + told["media"]["bytes"]
+        shutil.rmtree(folder_of(host, given))
+        fill(host, 5)
+        # As much as is asked for beforehand, and some KiB less than the files take: a block each.
+        leave_room(host, -(-(size + 1) // 4096) * 4096)
+        failed = host.engine("restore", given, "--confirm", "prod", "--json")
+        assert failed.code == 1
+        assert "no space left on device" in failed.json["problem"]
+        assert names(host) == {FILLER}
+        (host.root / FOLDER / FILLER).unlink()
+        assert host.ask("/rows") == "5"
+        assert host.engine("restore", given, "--confirm", "prod", "--json").code == 0
+        assert host.ask("/rows") == "60"
 
 
 def test_a_host_without_restic_is_refused_before_a_deploy(host: HostReleases, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,18 +6,21 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from kit_engine import verification
 from kit_engine.backup import FOLDER, MANIFEST
+from kit_engine.restore import STEPS
 from kit_engine.verification import DUMP
 from support import host_releases
 from support.backups import (
     backed_up,
     databases,
     folder_of,
+    leave_room,
     limits,
     manifest_of,
     media,
@@ -25,6 +28,7 @@ from support.backups import (
     media_files,
     names,
     reseal,
+    small_disk,
     throw_aways,
     unfinished_media,
     until_step,
@@ -45,6 +49,15 @@ def sql(host: HostReleases, statement: str) -> str:
 def fill(host: HostReleases, rows: int) -> None:
     """Have just so many rows."""
     sql(host, f"TRUNCATE kit_rows; INSERT INTO kit_rows (text) SELECT md5(i::text) FROM generate_series(1, {rows}) i")  # noqa: S608 - a number
+
+
+def deny_room(container: str, size: int | str) -> None:
+    """Let no file grow beyond so many bytes that the first process of a container writes, or later ones of its."""
+    pid = docker("inspect", "--format", "{{.State.Pid}}", container).strip()
+    # Nobody else but a user's own processes may, for want of a capability.
+    owner = Path(f"/proc/{pid}").stat()
+    words = ["prlimit", f"--pid={pid}", f"--fsize={size}:unlimited"]
+    subprocess.run(words, user=owner.st_uid, group=owner.st_gid, check=True)
 
 
 def restore(host: HostReleases, backup: str, confirm: str = "prod") -> host_releases.Told:
@@ -133,7 +146,7 @@ def test_a_dump_that_is_killed_leaves_no_backup_and_stops_the_release(host: Host
     assert host.ask("/rows") == "400000"
 
 
-@pytest.mark.parametrize("victim", ["writer", "engine"])
+@pytest.mark.parametrize("victim", ["writer", "engine", "room"])
 def test_a_restore_that_is_ended_while_media_are_laid_down_changes_nothing(host: HostReleases, victim: str) -> None:
     """They are laid down beside the load, which ends with it."""
     fill(host, 400_000)
@@ -149,14 +162,17 @@ def test_a_restore_that_is_ended_while_media_are_laid_down_changes_nothing(host:
         assert running.poll() is None
     if victim == "engine":
         host_releases.kill_group(running, signal.SIGTERM)
-    else:
+    elif victim == "writer":
         docker("kill", *found)
+    else:
+        deny_room(found[0], 1000)
     out, err = running.communicate(timeout=120)
     assert running.returncode != 0, err
-    if victim == "writer":
+    if victim != "engine":
         told = json.loads(out.splitlines()[-1])
         assert told["code"] == "backup"
         assert "Those in use were not touched" in told["problem"]
+        assert ("File too large" in told["problem"]) == (victim == "room")
     assert databases(host) == before
     assert host.ask("/rows") == media(host, "cat", "rows.txt") == "3"
     assert not unfinished_media(host)
@@ -164,7 +180,40 @@ def test_a_restore_that_is_ended_while_media_are_laid_down_changes_nothing(host:
     assert throw_aways(host) == []
 
 
-@pytest.mark.parametrize("step", ["restore", "media", "stop", "swap"])
+def test_a_server_that_runs_out_of_room_serves_on_with_what_it_has(host: HostReleases) -> None:
+    fill(host, 400_000)
+    given = backed_up(host)
+    fill(host, 3)
+    before, server = databases(host), host.containers()["db"][0]
+    # A piece of its journal has 16 MiB, the table's file twice that.
+    deny_room(server, 17 * 2**20)
+    try:
+        told = restore(host, given)
+    finally:
+        deny_room(server, "unlimited")
+    assert told.code == 1
+    assert told.json["step"] == "restore"
+    assert "could not extend file" in told.json["problem"]
+    assert databases(host) == before
+    assert host.ask("/rows") == "3"
+    assert restore(host, given).code == 0
+    assert host.ask("/rows") == "400000"
+
+
+def test_without_room_for_a_backup_of_what_is_there_nothing_is_replaced(host: HostReleases) -> None:
+    with small_disk(host, 12):
+        fill(host, 50)
+        given = backed_up(host)
+        fill(host, 4)
+        leave_room(host, 4096)
+        before = (databases(host), names(host))
+        told = restore(host, given)
+        assert (told.code, told.json["step"]) == (1, "backup")
+        assert (databases(host), names(host)) == before
+        assert host.ask("/rows") == "4"
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_a_restore_that_is_killed_leaves_a_database_that_serves(host: HostReleases, step: str) -> None:
     fill(host, 200_000)
     media_file(host, "rows.txt", "200000")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ from kit_engine.verification import DUMP
 
 from support.engine_stack import docker
 from support.host_releases import HostReleases
+
+# What takes the room of a small disk.
+FILLER = "filler"
 
 
 def sql(host: HostReleases, statement: str, user: str = "") -> str:
@@ -146,3 +150,22 @@ def limits(host: HostReleases, **changed: Any) -> Iterator[None]:
         yield
     finally:
         path.write_text(before)
+
+
+@contextmanager
+def small_disk(host: HostReleases, mib: int) -> Iterator[None]:
+    """Have the folder of backups lie on a disk of its own, which holds so much."""
+    folder = host.root / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", folder], check=True)
+    try:
+        with limits(host, min_free_bytes=1):
+            yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def leave_room(host: HostReleases, size: int) -> None:
+    """Fill that disk, all but so many bytes."""
+    free = os.statvfs(host.root / FOLDER)
+    (host.root / FOLDER / FILLER).write_bytes(b"x" * (free.f_bavail * free.f_frsize - size))

@@ -27,10 +27,10 @@ CANARY = "canary-8Kx2offsite"
 FOLDER = ROOT / "build/test/offsite"
 PACKAGES = ("restic", "openssh-sftp-server")
 START_SECONDS = 60
-# restic calls `ssh … <host> -s sftp`: the host at the other end of it is this one.
+# restic calls `ssh -E <log> … <host> -s sftp`: the host at the other end of it is this one.
 _SSH = """#!/bin/sh
 echo "$@" >>"{log}"
-[ ! -e "{gone}" ] || {{ echo "ssh: connect to host other: Connection refused" >&2; exit 255; }}
+[ ! -e "{gone}" ] || {{ echo "ssh: connect to host other: Connection refused" >>"$2"; exit 255; }}
 exec "{server}"
 """
 

@@ -10,22 +10,22 @@ for each other.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup, dump_feed, media_away, offsite_place, releases, restic, streams, verification
+from kit_engine import backup, disk, dump_feed, media_away, offsite_place, releases, restic, streams, verification
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report, duration
 from kit_engine.restic import Place
 from kit_engine.stack import Stack
 
-# One that comes back.
-_FETCHING = f"{backup.UNFINISHED}fetched-"
+# One that comes back; not named as what is unfinished, which the next backup removes.
+_FETCHED = ".fetched-"
 
 
 def copy_verb(docker: Docker, arguments: argparse.Namespace) -> None:
@@ -194,8 +194,10 @@ def manifest_of(stack: Stack, wanted: str) -> Optional[dict[str, Any]]:
 def bring(stack: Stack, report: Report, found: Mapping[str, Any]) -> None:
     """Bring a backup to this host that lies off-site only.
 
+    What has come of it before stays when that fails or is cut off: restic (from 0.17 on) takes only the rest then.
+
     Args:
-        stack: whose.
+        stack: whose; the host's lock is held.
         report: where progress is told.
         found: its manifest.
 
@@ -210,9 +212,11 @@ def bring(stack: Stack, report: Report, found: Mapping[str, Any]) -> None:
     here = [one for name, one in files.items() if name != verification.DUMP or not found.get(dump_feed.SNAPSHOT)]
     media = {} if found.get(media_away.SNAPSHOT) else found.get("media") or {}
     size = sum(int(one["bytes"]) for one in here) + int(media.get("bytes", 0))
-    backup.demand_room(stack, folder, size, f"Backup {given} of {size / 2**20:.0f} MiB would not fit.")
-    new = folder / f"{_FETCHING}{os.getpid()}"
-    new.mkdir(mode=0o700)
+    new = folder / f"{_FETCHED}{given}"
+    forget(stack, but=new)
+    new.mkdir(mode=0o700, exist_ok=True)
+    come = sum(path.stat().st_blocks * 512 for path in new.rglob("*") if path.is_file())
+    backup.demand_room(stack, folder, max(0, size - come), f"Backup {given} of {size / 2**20:.0f} MiB would not fit.")
     try:
         with restic.opened(stack) as place:
             snapshot = offsite_place.by_id(place)[given]
@@ -221,10 +225,25 @@ def bring(stack: Stack, report: Report, found: Mapping[str, Any]) -> None:
             place.demand(*words, limit=stack.backup.timeout_seconds)
         if not (new / offsite_place.TOP / backup.MANIFEST).is_file():
             raise EngineError("offsite", f"Copy {snapshot} holds no backup {given}.", stack.make("backups"))
-        (new / offsite_place.TOP).rename(folder / given)
-        releases.sync_folder(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    except BaseException:
+        if disk.problems([folder], stack.limits.min_free_bytes):
+            forget(stack)
+        raise
+    (new / offsite_place.TOP).rename(folder / given)
+    releases.sync_folder(folder)
+    new.rmdir()
+
+
+def forget(stack: Stack, but: Optional[Path] = None) -> None:
+    """Remove what has come of backups whose fetch did not end.
+
+    Args:
+        stack: whose; the host's lock is held.
+        but: the folder of one that is fetched now.
+    """
+    for left in (stack.root / backup.FOLDER).glob(f"{_FETCHED}*"):
+        if left != but:
+            shutil.rmtree(left)
 
 
 def described(stack: Stack) -> Optional[dict[str, Any]]:

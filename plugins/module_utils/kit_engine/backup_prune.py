@@ -9,7 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kit_engine import backup, backup_notes, backup_stream, media_away, releases, restore_media, verification
+from kit_engine import (
+    backup,
+    backup_notes,
+    backup_offsite,
+    backup_stream,
+    media_away,
+    releases,
+    restore_media,
+    verification,
+)
 from kit_engine.docker import Docker
 from kit_engine.report import Report
 from kit_engine.stack import Backups, Stack
@@ -119,6 +128,7 @@ def prune_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     done = plan(stack)
     if not dry:
         remove(stack, done.removed)
+        backup_offsite.forget(stack)
         backup_stream.clear_now(stack, arguments.report, stack.root / backup.FOLDER)
         if stack.backed_up:
             restore_media.forget(docker, stack.backed_up)
