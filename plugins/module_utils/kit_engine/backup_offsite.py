@@ -194,7 +194,7 @@ def manifest_of(stack: Stack, wanted: str) -> Optional[dict[str, Any]]:
 def bring(stack: Stack, report: Report, found: Mapping[str, Any]) -> None:
     """Bring a backup to this host that lies off-site only.
 
-    What has come of it before stays when that fails or is cut off: restic (from 0.17 on) takes only the rest then.
+    What has come of it stays when that fails or is cut off: restic takes only the rest then (0.18; 0.14 all of it).
 
     Args:
         stack: whose; the host's lock is held.
