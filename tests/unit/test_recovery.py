@@ -310,6 +310,26 @@ def test_one_that_is_cut_off_says_how_it_goes_on(host: Host, monkeypatch: pytest
     assert f"going back to release {ONE}; should this be cut off: {told.again}" in lines.getvalue()
 
 
+@pytest.mark.parametrize("judged", [True, False])
+def test_one_that_had_been_left_is_good_again_once_it_passed_the_gate(host: Host, judged: bool) -> None:
+    host.release(ONE)
+    host.release(TWO, state="rolled_back", reason=f"rolled back to {ONE}")
+    host.release(THREE)
+    releases.switch(host.root, TWO)
+    pending.begin(host.root, Pending(TWO, ROLLBACK, ONE))
+    releasing._finish(host.root, report(), "", 5, judged=judged)
+    record = host.record(TWO)
+    assert (record.state, record.reason) == (("good", "") if judged else ("rolled_back", f"rolled back to {ONE}"))
+    assert host.record(ONE).state == "rolled_back"
+    # And what the next release goes back to, as it had been before somebody left it by mistake.
+    releases.switch(host.root, THREE)
+    if judged:
+        assert retention.target(host.root, "").id == TWO
+    else:
+        with pytest.raises(EngineError, match="No good release is left"):
+            retention.target(host.root, "")
+
+
 # --- going back ---
 
 

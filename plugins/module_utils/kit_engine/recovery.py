@@ -113,7 +113,7 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
 
 
 def leave(root: Path, under_way: Pending) -> None:
-    """Mark a release that was left by a rollback: it is never again what a rollback goes to by itself.
+    """Mark a release that was left by a rollback: none goes to it by itself, until it is named and passes the gate.
 
     Args:
         root: the deploy root.

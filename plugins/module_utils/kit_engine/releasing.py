@@ -76,7 +76,7 @@ def rollback_verb(_docker: Docker, arguments: argparse.Namespace) -> None:
         return
     _rollback(root, report, goal)
     _switch(root, report)
-    _finish(root, report, "", arguments.keep)
+    _finish(root, report, "", arguments.keep, judged=False)
 
 
 def rollback_target_verb(arguments: argparse.Namespace) -> None:
@@ -337,7 +337,9 @@ def _switch(root: Path, report: Report) -> dict[str, Any]:
     return {**changes, "release": under_way.id, "message": text, "seconds": seconds, "record": _told(root, under_way)}
 
 
-def _finish(root: Path, report: Report, problem: str, keep: int, warnings: Sequence[str] = ()) -> None:
+def _finish(
+    root: Path, report: Report, problem: str, keep: int, warnings: Sequence[str] = (), *, judged: bool = True
+) -> None:
     under_way = _under_way(root)
     noted = releases.read(root, under_way.id) if warnings else None
     if noted:
@@ -351,6 +353,10 @@ def _finish(root: Path, report: Report, problem: str, keep: int, warnings: Seque
     if under_way.kind == ROLLBACK:
         recovery.leave(root, under_way)
     record = releases.read(root, under_way.id)
+    if record and under_way.kind == ROLLBACK and judged:
+        # One that had been left before, and was named: what is known of it now is that it passed the gate.
+        record.state, record.reason = "good", ""
+        releases.write(root, record)
     if record and under_way.kind == DEPLOY:
         record.state, record.reason = "good", ""
         _close(root, report, record)
