@@ -164,7 +164,7 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
             # It serves already, and was only to be brought up again: it is what it was.
             record.state = before
         else:
-            record.state, record.reason = "failed", _reason(error)
+            record.state, record.reason = "failed", report.mask(_reason(error))
             keep(done)
         _close(root, report, record)
         if old is not None and _takes_over(docker, old):
