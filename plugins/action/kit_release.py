@@ -25,6 +25,8 @@ from kit_engine.pending import DEPLOY, ROLLBACK
 
 # What the tasks of role release have registered, and what is made of it.
 TARGET, PREPARED, HOOKS, LED = "release_target", "release_result", "release_hooks", "kit_release_led"
+# What a phase answers with whose run was cut off, and may have come to its end on the host by itself.
+_CUT_OFF = ("lock_lost", "not_prepared")
 
 
 class ActionModule(KitAction):
@@ -173,7 +175,26 @@ class ActionModule(KitAction):
         return [str(value) for value in self.inputs().settings["secret_values"].values()]
 
     def _call(self, request: dict[str, Any], archive: bytes | None = None) -> dict[str, Any]:
-        return self._verb("release", ["--request", json.dumps(request)], archive)
+        again = self._again(request)
+        try:
+            told = self._verb("release", ["--request", json.dumps(request)], archive)
+        except KitError as error:
+            if again and error.code == "unreachable":
+                raise KitError(error.code, error.problem, f"{error.remedy}, then: {again}") from error
+            raise
+        if again and told.get("failed") and told.get("code") in _CUT_OFF:
+            return {**told, "next": again, "msg": f"{told['problem']}\nNext: {again}"}
+        return told
+
+    def _again(self, request: dict[str, Any]) -> str:
+        """The command that goes on with a rollback, once it is known where it goes; empty for all else.
+
+        Repeated without the name it could go one release further back.
+        """
+        known = self.variables.get(PREPARED) or {}
+        goes_back = (known.get("record") or {}).get("kind") == ROLLBACK
+        release = str(request.get("rollback") or (known.get("release") if goes_back else "") or "")
+        return f"make rollback ENV={self.inputs().env} RELEASE={release}" if release else ""
 
     def _verb(self, name: str, words: list[str], stdin: bytes | None = None) -> dict[str, Any]:
         root, python = Path(self._task.args["root"]), str(self._task.args["python"])

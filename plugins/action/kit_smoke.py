@@ -64,6 +64,9 @@ class ActionModule(KitAction):
                 f"{given.folder} holds no rendered files of {self.host}: nothing was deployed from here yet.",
                 f"make deploy ENV={given.env}",
             )
+        expected, warning = smoke.promised(given.folder, given.project)
+        if warning:
+            Display().warning(f"{self.host}: {warning}")
         trust = str(task["trust_file"] or "")
         target = {
             "host": self.host,
@@ -73,7 +76,7 @@ class ActionModule(KitAction):
             "root": str(task["root"]),
             "python": str(task["python"]),
             "bundle": str(given.folder),
-            "project": smoke.expectations(given.project),
+            "project": expected,
             "address": str(task["address"] or connection["address"] or LOOPBACK),
             "ports": {str(port): int(seen) for port, seen in task["ports"].items()},
             "open_ports": [int(port) for port in task["open_ports"]],

@@ -304,3 +304,27 @@ def test_one_that_was_given_goes_only_when_that_is_asked_for(three: Three) -> No
     assert [three.result()[host.name]["changed"] for host in three.hosts] == [True, False, False]
     assert first.run(SERIAL).stdout != given
     assert given in first.run(f"sudo ls {ROOT}/shared/nginx/ssl/guestbook").stdout
+
+
+def test_a_rollback_that_reached_one_host_only_is_completed_by_name(three: Three) -> None:
+    first, second, _ = three.hosts
+    for text in ("ninth", "tenth"):
+        three.change(text)
+        three.make("deploy")
+    left = three.releases()[0]
+    first.run(f"sudo {ROOT}/docker-manage.sh prod rollback", timeout=120)
+    target = three.releases()[0]
+    assert three.releases() == [target, left, left]
+    said = three.make("rollback", check=False)
+    assert "is not the same on all hosts" in said
+    assert three.releases() == [target, left, left]
+    # Judged on all; what the gate finds leads those back that were led there.
+    with three.different(first, smoke_address="127.0.0.9"):
+        said = three.make("rollback", f"RELEASE={target}", check=False)
+    assert "smoke gate failed" in said
+    assert three.releases() == [target, left, left]
+    said = three.make("rollback", f"RELEASE={target}")
+    assert f"release {target} serves already" in said
+    assert three.releases() == [target] * 3
+    assert three.answers() == ["ninth migrations"] * 3
+    assert second.run(f"ls {ROOT}/records").stdout.count("pending") == 0

@@ -58,13 +58,42 @@ def test_a_rollback_refuses_what_is_not_good(released: Released) -> None:
     host = released.host
     serving = host.current
     failed = next(one["id"] for one in host.engine("releases", "--json").json["releases"] if one["state"] == "failed")
-    for wanted, words in (("20000101T000000Z-none", "no release"), (failed, "failed"), (serving, "serves already")):
+    for wanted, words in (("20000101T000000Z-none", "no release"), (failed, "failed")):
         told = host.rollback(wanted)
         assert told.code == 1
         assert told.json["code"] == "rollback"
         assert words in told.json["problem"]
         assert "make releases ENV=prod" in told.json["next"]
     assert host.current == serving
+
+
+def test_a_rollback_to_what_serves_has_nothing_to_do(released: Released) -> None:
+    host = released.host
+    serving, text = host.current, host.ask("/version")
+    told = host.rollback(serving)
+    assert told.code == 0, told.err
+    assert (told.json["changed"], told.json["message"]) == (False, f"release {serving} serves already")
+    told = host.phase("prepare", rollback=serving, switch=True)
+    assert (told.json["stands"], "switched" in told.json) == (True, False)
+    assert "stack.json" in told.json["files"]
+    demand_whole(host, serving, text)
+
+
+def test_a_rollback_that_was_cut_off_is_completed_by_the_next_and_goes_no_further(released: Released) -> None:
+    host = released.host
+    for version in (released.good, released.other):
+        assert host.deploy(version).code == 0
+    serving = host.current
+    assert host.phase("prepare", rollback="", switch=True).code == 0
+    target, text = host.current, host.ask("/version")
+    assert target != serving
+    # Nobody ends it, and somebody types the command once more.
+    told = host.rollback()
+    assert told.code == 0, told.err
+    assert (told.json["changed"], told.json["release"]) == (True, target)
+    assert "was completed" in told.json["message"]
+    assert host.record(serving)["state"] == "rolled_back"
+    demand_whole(host, target, text)
 
 
 def test_three_replicas_take_over_from_one_and_one_from_three(released: Released) -> None:

@@ -257,6 +257,79 @@ def test_a_rollback_that_was_cut_off_before_its_switch_has_left_nothing(host: Ho
     assert releases.current(host.root) == TWO
 
 
+@pytest.mark.parametrize(("wanted", "goal"), [("", TWO), (TWO, TWO), (ONE, ONE)])
+def test_the_next_rollback_after_one_that_was_cut_off_goes_no_further_unless_told(
+    host: Host, wanted: str, goal: str
+) -> None:
+    for name in (ONE, TWO, THREE):
+        host.release(name)
+    releases.switch(host.root, TWO)
+    pending.begin(host.root, Pending(TWO, ROLLBACK, THREE))
+    found = releasing._goal(host.root, report(), wanted)
+    assert (found.record.id, found.stands, found.completed) == (goal, goal == TWO, goal == TWO)
+    assert host.record(THREE).state == "rolled_back"
+
+
+def test_one_that_was_cut_off_before_its_switch_is_begun_anew(host: Host) -> None:
+    for name in (ONE, TWO, THREE):
+        host.release(name)
+    releases.switch(host.root, THREE)
+    pending.begin(host.root, Pending(TWO, ROLLBACK, THREE))
+    found = releasing._goal(host.root, report(), "")
+    assert (found.record.id, found.stands) == (TWO, False)
+
+
+def test_a_host_where_it_serves_has_nothing_under_way(host: Host) -> None:
+    host.release(ONE)
+    releases.switch(host.root, ONE)
+    stack = host.root / releases.FOLDER / ONE / "stack.json"
+    (stack.parent / json.loads(stack.read_text())["compose_file"]).touch()
+    told = releasing._prepare(host.root, report(), {"rollback": ONE, "switch": True})
+    assert told["stands"]
+    assert not told["changed"]
+    assert "switched" not in told
+    assert "stack.json" in told["files"]
+    assert pending.read(host.root) is None
+    assert host.done == []
+
+
+def test_one_that_is_cut_off_says_how_it_goes_on(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(*_: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    host.release(ONE)
+    host.release(TWO)
+    releases.switch(host.root, TWO)
+    monkeypatch.setattr(rollout, "ready_for", cut_off)
+    monkeypatch.setattr(rollout, "give_up", lambda *_: None)
+    lines = StringIO()
+    told = Report("release", as_json=False, stream=lines)
+    with pytest.raises(KeyboardInterrupt):
+        releasing._prepare(host.root, told, {"rollback": ""})
+    assert told.again == f"make rollback ENV=prod RELEASE={ONE}"
+    assert f"going back to release {ONE}; should this be cut off: {told.again}" in lines.getvalue()
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_one_that_had_been_left_is_good_again_once_it_passed_the_gate(host: Host, judged: bool) -> None:
+    host.release(ONE)
+    host.release(TWO, state="rolled_back", reason=f"rolled back to {ONE}")
+    host.release(THREE)
+    releases.switch(host.root, TWO)
+    pending.begin(host.root, Pending(TWO, ROLLBACK, ONE))
+    releasing._finish(host.root, report(), "", 5, judged=judged)
+    record = host.record(TWO)
+    assert (record.state, record.reason) == (("good", "") if judged else ("rolled_back", f"rolled back to {ONE}"))
+    assert host.record(ONE).state == "rolled_back"
+    # And what the next release goes back to, as it had been before somebody left it by mistake.
+    releases.switch(host.root, THREE)
+    if judged:
+        assert retention.target(host.root, "").id == TWO
+    else:
+        with pytest.raises(EngineError, match="No good release is left"):
+            retention.target(host.root, "")
+
+
 # --- going back ---
 
 

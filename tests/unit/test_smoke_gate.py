@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,25 @@ def test_it_is_refused_before_anything_is_changed(
         action(name, tmp_path, task, password=PASSWORD).work()
     assert refused.value.code == "sudo"
     assert called == []
+
+
+def judged_by(folder: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, Any]) -> dict[str, Any]:
+    """What a gate expects of a release with this description, while the manifest asks for a new page."""
+    today = {"smoke": [{"name": "new page"}], "static": "/static/"}
+    monkeypatch.setattr(smoke, "expectations", lambda _project: today)
+    (folder / "stack.json").write_text(json.dumps(told))
+    made = action("kit_smoke", folder, TASK)
+    expected: dict[str, Any] = made._describe()["target"]["project"]
+    return expected
+
+
+def test_a_release_is_judged_by_what_was_promised_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"smoke": [{"name": "old page"}], "static": "/static/"}
+    assert judged_by(tmp_path, monkeypatch, {"smoke": own}) == own
+
+
+def test_one_of_an_older_kit_is_not_asked_for_what_may_have_come_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judged_by(tmp_path, monkeypatch, {}) == {"smoke": [], "static": "/static/"}
+    assert "one: An older kit rendered this release" in " ".join(capsys.readouterr().err.split())

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kit_engine import pending, recovery, release, releasing, retention, rollout, stack
+from kit_engine import pending, recovery, release, releasing, rollout, stack
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.releases import Record
@@ -42,10 +42,9 @@ def test_nothing_goes_back_to_a_release_of_another_nginx(
     first: stack.Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = Record(id="first", env="prod", sha="abc123")
-    monkeypatch.setattr(retention, "target", lambda _root, _wanted: record)
     monkeypatch.setattr(recovery, "docker_of", lambda _root, _id: Docker(first))
     with pytest.raises(EngineError, match=r"not by sockets.*Nothing was changed") as raised:
-        releasing._rollback(tmp_path, Report("release", False), {"rollback": ""})
+        releasing._rollback(tmp_path, Report("release", False), releasing._Goal(record, False, False))
     assert "make deploy ENV=prod VERSION=abc123" in raised.value.remedy
     assert pending.read(tmp_path) is None
 

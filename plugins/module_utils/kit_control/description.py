@@ -1,10 +1,11 @@
-"""stack.json: what the engine on the host must know of a release. It holds no secret."""
+"""stack.json: what the engine on the host must know of a release, and what its smoke checks ask. It holds no secret."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kit_control import smoke
 from kit_control.manifest import Manifest
 from kit_control.services import database_volume, media_volume
 from kit_control.settings import APP_UID, EDGE_UID, IMAGE_STATIC, STATIC_ROOT, Owner, Settings
@@ -86,6 +87,8 @@ def describe(
             "ready_timeout_seconds": int(settings["ready_timeout_seconds"]),
             "command_timeout_seconds": int(settings["command_timeout_seconds"]),
         },
+        # A rollback is judged by what was promised of the release it goes to, not of the one it leaves.
+        smoke.PROMISED: smoke.expectations(manifest),
     }
     if "db" in services:
         description["database"] = {

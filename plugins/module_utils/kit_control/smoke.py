@@ -28,6 +28,8 @@ CHECKS = Path("tests/smoke")
 BEGUN = "smoke-begun"
 PLAN, RESULTS, JUNIT = "smoke-plan.json", "smoke.json", "smoke.xml"
 SCHEMA = 1
+# What a release's gate asks, in its stack.json; the engine does not read it.
+PROMISED = "smoke"
 _UNUSED = ("cacheprovider", "doctest", "legacypath", "logging", "pastebin", "unittest")
 
 
@@ -85,6 +87,26 @@ def expectations(project: Manifest) -> dict[str, Any]:
         "media": project.data["media"]["url"] if "media_root" in supplied else "",
         "names_release": "release" in supplied,
     }
+
+
+def promised(folder: Path, project: Manifest) -> tuple[dict[str, Any], str]:
+    """Tell what is expected of the release whose files lie in a folder.
+
+    Args:
+        folder: where it was rendered, or a rollback laid what the host has of it.
+        project: the manifest of today.
+
+    Returns:
+        What :func:`expectations` gave when it was rendered, and nothing. Of a release that an older kit rendered:
+        today's without its requests, which may ask for pages that came later, and a warning that says so.
+    """
+    told = json.loads((folder / "stack.json").read_text(encoding="utf-8")).get(PROMISED)
+    if told:
+        return told, ""
+    return {**expectations(project), "smoke": []}, (
+        "An older kit rendered this release without its smoke requests: the manifest's of today are not made. The next "
+        "deploy notes them with the release."
+    )
 
 
 def write_plan(folder: Path, hosts: Sequence[Mapping[str, Any]]) -> Path:

@@ -34,7 +34,7 @@ _BY_REQUEST = {
     "plan": "plan.plan_verb",
     "preflight": "preflight_verb.preflight_verb",
     "release": "releasing.release_verb",
-    "rollback-target": "verbs.rollback_target_verb",
+    "rollback-target": "releasing.rollback_target_verb",
     "session": "session.session_verb",
     "trial": "trial.trial_verb",
 }
@@ -63,8 +63,11 @@ _CHANGES: Mapping[str, Callable[[argparse.Namespace], bool]] = {
     "scheduled": _always,
     "verify-backup": _always,
     "rollback": _always,
+    "rollback-target": _always,
     "up": _always,
 }
+# Those of them that make whole by themselves what a run left that was cut off: where they go depends on it.
+_RECOVERS = frozenset({"release", "rollback", "rollback-target"})
 # Those of them that people do by hand or timers by the clock, and that leave a release's log what they told, as its own
 # phases do.
 _LOGGED = frozenset({"backup", "migrate", "restore", "scheduled", "verify-backup"})
@@ -99,7 +102,7 @@ def _run(words: list[str]) -> int:
         run = _load(arguments.run)
         if "request" in arguments:
             with _locked(arguments):
-                if arguments.verb == "release":
+                if arguments.verb in _RECOVERS:
                     _take_up(arguments.root.resolve(), report)
                 run(arguments)
                 prepare.give_back(arguments.root)
@@ -119,6 +122,8 @@ def _run(words: list[str]) -> int:
                 _take_up(stack.root, of_that_run)
                 import_module("kit_engine.recovery").recover(stack.root, of_that_run)
                 docker = Docker(load(arguments.root))
+            elif arguments.verb in _RECOVERS:
+                _take_up(stack.root, report)
             if arguments.verb in _LOGGED and docker.stack.release:
                 runlog.follow(docker, report, f"{arguments.verb}, by {lock.caller()}")
             later = run(docker, arguments)
@@ -141,9 +146,7 @@ def _run(words: list[str]) -> int:
     except KeyboardInterrupt:
         # Whoever would read it may be gone: a control node, a terminal.
         with suppress(OSError):
-            report.failed(
-                EngineError("interrupted", "Interrupted.", "repeat the command; it goes on from what is there")
-            )
+            report.failed(EngineError("interrupted", "Interrupted.", report.again))
             sys.stdout.flush()
         return INTERRUPTED
     return 0
@@ -249,7 +252,10 @@ def _makes_whole(arguments: argparse.Namespace) -> bool:
     """Whether a verb finds what an earlier run left that was cut off; one that only ends the stack leaves that."""
     changes = _CHANGES.get(arguments.verb)
     return bool(
-        changes and changes(arguments) and arguments.verb not in ("down", "destroy") and pending.read(arguments.root)
+        changes
+        and changes(arguments)
+        and arguments.verb not in {"down", "destroy", *_RECOVERS}
+        and pending.read(arguments.root)
     )
 
 

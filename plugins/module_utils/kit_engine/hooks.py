@@ -83,7 +83,7 @@ def _problem(docker: Docker, moment: str, number: int, hook: Hook, text: str) ->
     except EngineError as error:
         if error.code == "timeout":
             return f"{name} was given {hook.timeout_seconds} s and has not ended; it was stopped."
-        return f"{name} could not be run: {error.problem}"
+        return f"{name} could not be run: {masking.of(docker)(error.problem)}"
     if not done.code:
         return ""
     return f"{name} ended with {done.code}:\n{command.tail(masking.of(docker)(done.out + done.err))}"

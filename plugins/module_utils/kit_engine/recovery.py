@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Optional
 
-from kit_engine import one_off, pending, release, releases, restore_media, rollout
+from kit_engine import masking, one_off, pending, release, releases, restore_media, rollout
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -39,6 +39,8 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
     found = pending.read(root)
     if found is None:
         return ""
+    # What cannot be brought to serve is told with the last words of its containers, and the record keeps that.
+    mask = masking.of(docker_of(root, found.id))
     report = report or Report("recover", as_json=False, stream=StringIO())
     apart = report.apart("recover")
     report.say(f"    the {found.kind} of release {found.id} was cut off; the host is made whole first")
@@ -53,14 +55,16 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
             _serve(root, found.id, apart)
         except EngineError as error:
             # Its code may be newer than the rows. What comes next is what helps then: a rollback, a deploy, a restore.
-            text = f"a restore was cut off; release {found.id} does not get ready on what it left: {error.problem}"
+            text = (
+                f"a restore was cut off; release {found.id} does not get ready on what it left: {mask(error.problem)}"
+            )
         restore_media.settle(docker, docker.stack.backed_up)
     elif switched:
         try:
             _serve(root, found.id, apart)
             text = f"release {found.id} serves; its run was cut off before the smoke gate"
         except EngineError as error:
-            text = f"release {found.id} was cut off, and could not be brought to serve: {error.problem}"
+            text = f"release {found.id} was cut off, and could not be brought to serve: {mask(error.problem)}"
             go_back(root, found, report, text)
             return text
     else:
@@ -95,7 +99,8 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
     record, deploys = releases.read(root, under_way.id), under_way.kind == DEPLOY
     was_good = record is not None and record.state == "good"
     if record and deploys:
-        record.state, record.reason, record.finished = "failed", problem, releases.now()
+        reason = masking.of(docker_of(root, under_way.id))(problem)
+        record.state, record.reason, record.finished = "failed", reason, releases.now()
         releases.write(root, record)
     if not under_way.previous:
         pending.end(root)
@@ -113,7 +118,7 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
 
 
 def leave(root: Path, under_way: Pending) -> None:
-    """Mark a release that was left by a rollback: it is never again what a rollback goes to by itself.
+    """Mark a release that was left by a rollback: none goes to it by itself, until it is named and passes the gate.
 
     Args:
         root: the deploy root.

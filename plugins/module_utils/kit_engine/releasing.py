@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -50,20 +50,15 @@ def release_verb(arguments: argparse.Namespace) -> None:
     Wanted, and ``restore`` (whether a failed migration is undone by that backup); with ``switch`` that phase follows at
     once, its answer under ``switched``. For ``finish``: ``problem`` (what the smoke gate found; empty: all is well),
     ``keep`` (how many releases) and ``warnings`` (of the control node's hooks).
+
+    The answer to a rollback tells ``stands`` where that release serves already: no phase follows.
     """
     report: Report = arguments.report
     root: Path = arguments.root.resolve()
     asked = json.loads(arguments.request)
     phase = str(asked["phase"])
     if phase == "prepare":
-        back = "rollback" in asked
-        given = _rollback(root, report, asked) if back else _deploy(root, report, asked)
-        told = {"changed": True, "release": given.id, "previous": given.previous, "seconds": dict(report.seconds)}
-        told["record"] = _told(root, given)
-        told["files"] = _open_files(recovery.docker_of(root, given.id)) if back else {}
-        if asked.get("switch"):
-            told["switched"] = _switch(root, report)
-        report.done(told, "")
+        report.done(_prepare(root, report, asked), "")
     elif phase == "switch":
         switched = _switch(root, report)
         report.done(switched, switched["message"])
@@ -75,9 +70,20 @@ def rollback_verb(_docker: Docker, arguments: argparse.Namespace) -> None:
     """Go back to an earlier release, on the host itself and without the smoke gate."""
     root: Path = arguments.root.resolve()
     report: Report = arguments.report
-    _rollback(root, report, {"rollback": arguments.release or ""})
+    goal = _goal(root, report, arguments.release or "")
+    if goal.stands:
+        report.done(goal.told(), goal.message)
+        return
+    _rollback(root, report, goal)
     _switch(root, report)
-    _finish(root, report, "", arguments.keep)
+    _finish(root, report, "", arguments.keep, judged=False)
+
+
+def rollback_target_verb(arguments: argparse.Namespace) -> None:
+    """Tell which release a rollback would go to; the request's ``rollback`` names one, or leaves it to this host."""
+    report: Report = arguments.report
+    goal = _goal(arguments.root.resolve(), report, str(json.loads(arguments.request)["rollback"]))
+    report.done({"changed": goal.completed, "release": goal.record.id}, goal.record.id)
 
 
 def releases_verb(docker: Docker, arguments: argparse.Namespace) -> None:
@@ -86,6 +92,24 @@ def releases_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     rows, unreadable = retention.rows(root), retention.unreadable(root)
     lines = [retention.table(rows), *(f"not a record: {one}" for one in unreadable)]
     arguments.report.done({"changed": False, "releases": rows, "unreadable": unreadable}, "\n".join(lines))
+
+
+def _prepare(root: Path, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Go through the first phase, and the second one where that is wanted at once; gives the answer."""
+    back = "rollback" in asked
+    if back:
+        goal = _goal(root, report, str(asked["rollback"]))
+        if goal.stands:
+            return {**goal.told(), "files": _open_files(recovery.docker_of(root, goal.record.id))}
+        given = _rollback(root, report, goal)
+    else:
+        given = _deploy(root, report, asked)
+    told = {"changed": True, "release": given.id, "previous": given.previous, "seconds": dict(report.seconds)}
+    told["record"] = _told(root, given)
+    told["files"] = _open_files(recovery.docker_of(root, given.id)) if back else {}
+    if asked.get("switch"):
+        told["switched"] = _switch(root, report)
+    return told
 
 
 def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
@@ -140,7 +164,7 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
             # It serves already, and was only to be brought up again: it is what it was.
             record.state = before
         else:
-            record.state, record.reason = "failed", _reason(error)
+            record.state, record.reason = "failed", report.mask(_reason(error))
             keep(done)
         _close(root, report, record)
         if old is not None and _takes_over(docker, old):
@@ -181,10 +205,50 @@ def _undo(old: Docker, report: Report, record: Record) -> str:
     )
 
 
-def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
+@dataclass(frozen=True)
+class _Goal:
+    """Where a rollback goes.
+
+    Attributes:
+        record: of that release.
+        stands: whether it serves already.
+        completed: whether it does since a moment ago, when a rollback to it was completed that had been cut off.
+    """
+
+    record: Record
+    stands: bool
+    completed: bool
+
+    @property
+    def message(self) -> str:
+        """What is said where nothing is left to do."""
+        if not self.completed:
+            return f"release {self.record.id} serves already"
+        return f"the rollback to release {self.record.id} had been cut off, and was completed: it serves"
+
+    def told(self) -> dict[str, Any]:
+        """The answer where nothing is left to do."""
+        return {"changed": self.completed, "stands": True, "release": self.record.id, "message": self.message}
+
+
+def _goal(root: Path, report: Report, wanted: str) -> _Goal:
+    """Find out where a rollback goes, after the host was made whole; without a name to where one went that was cut off:
+    whoever repeats the command means no other."""
+    cut_off = pending.read(root)
     recovery.recover(root, report)
     served = releases.current(root)
-    target = retention.target(root, str(asked["rollback"]))
+    completed = cut_off is not None and (cut_off.kind, cut_off.id) == (ROLLBACK, served)
+    target = retention.target(root, wanted or (served if completed else ""))
+    return _Goal(target, target.id == served, completed and target.id == served)
+
+
+def _again(docker: Docker) -> str:
+    """The command that goes on with a rollback: without the name it could go one further back."""
+    return docker.stack.make("rollback", f"RELEASE={docker.stack.release}")
+
+
+def _rollback(root: Path, report: Report, goal: _Goal) -> Pending:
+    served, target = releases.current(root), goal.record
     docker = recovery.docker_of(root, target.id)
     if docker.stack.edge and not docker.stack.edge.by_sockets:
         raise EngineError(
@@ -198,6 +262,8 @@ def _rollback(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
         report.say(
             f"    the database keeps {len(unknown)} migrations that {target.id} does not know: {', '.join(unknown)}"
         )
+    report.again = _again(docker)
+    report.say(f"    going back to release {target.id}; should this be cut off: {report.again}")
     under_way = Pending(target.id, ROLLBACK, served)
     pending.begin(root, under_way)
     runlog.follow(docker, report, f"{ROLLBACK}: prepare, from {served}")
@@ -235,7 +301,7 @@ def _switch(root: Path, report: Report) -> dict[str, Any]:
     # One that serves already takes over from nobody, and may have one to go back to.
     takes_over = bool(under_way.previous) and releases.current(root) != under_way.id
     old = recovery.docker_of(root, under_way.previous) if takes_over else None
-    runlog.follow(docker, report, f"{under_way.kind}: switch")
+    _follow(docker, report, under_way, "switch")
     changes: dict[str, Any] = {"changed": True}
     record = releases.read(root, under_way.id)
     try:
@@ -271,20 +337,26 @@ def _switch(root: Path, report: Report) -> dict[str, Any]:
     return {**changes, "release": under_way.id, "message": text, "seconds": seconds, "record": _told(root, under_way)}
 
 
-def _finish(root: Path, report: Report, problem: str, keep: int, warnings: Sequence[str] = ()) -> None:
+def _finish(
+    root: Path, report: Report, problem: str, keep: int, warnings: Sequence[str] = (), *, judged: bool = True
+) -> None:
     under_way = _under_way(root)
     noted = releases.read(root, under_way.id) if warnings else None
     if noted:
         noted.warnings += warnings
         releases.write(root, noted)
     docker = recovery.docker_of(root, under_way.id)
-    runlog.follow(docker, report, f"{under_way.kind}: finish")
+    _follow(docker, report, under_way, "finish")
     if problem:
         serves = _go_back(root, under_way, report, problem)
         raise EngineError("smoke", f"{problem}{serves}", docker.stack.make("releases"))
     if under_way.kind == ROLLBACK:
         recovery.leave(root, under_way)
     record = releases.read(root, under_way.id)
+    if record and under_way.kind == ROLLBACK and judged:
+        # One that had been left before, and was named: what is known of it now is that it passed the gate.
+        record.state, record.reason = "good", ""
+        releases.write(root, record)
     if record and under_way.kind == DEPLOY:
         record.state, record.reason = "good", ""
         _close(root, report, record)
@@ -296,6 +368,12 @@ def _finish(root: Path, report: Report, problem: str, keep: int, warnings: Seque
     report.log(f"{text}\n")
     told = {"changed": True, "release": under_way.id, "removed": removed, "record": _told(root, under_way)}
     report.done({**told, "message": text}, text)
+
+
+def _follow(docker: Docker, report: Report, under_way: Pending, phase: str) -> None:
+    runlog.follow(docker, report, f"{under_way.kind}: {phase}")
+    if under_way.kind == ROLLBACK:
+        report.again = _again(docker)
 
 
 def _go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str:

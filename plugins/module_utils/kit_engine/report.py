@@ -30,6 +30,8 @@ class Report:
         self.verb, self.as_json, self.names, self.stream = verb, as_json, names, stream or _stream()
         self.seconds: dict[str, float] = {}
         self.current = ""
+        # What to type where the run is cut off.
+        self.again = "repeat the command; it goes on from what is there"
         # Whether a step's line is still to be ended.
         self._open = False
         # Told of each step as it begins, ends or fails.

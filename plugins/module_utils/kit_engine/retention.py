@@ -32,11 +32,10 @@ def target(root: Path, wanted: str) -> Record:
         wanted: its id; empty: the last good one before the one that serves.
 
     Returns:
-        Its record.
+        Its record; of one that is named, it may be the one that serves already.
 
     Raises:
-        EngineError: there is none, it is not known to be good, it serves already, or it is not whole on this host any
-            more.
+        EngineError: there is none, it is not known to be good, or it is not whole on this host any more.
     """
     served = releases.current(root)
     rows = records(root)
@@ -51,8 +50,6 @@ def target(root: Path, wanted: str) -> Record:
     record = next((row for row in rows if row.id == wanted), None)
     if record is None:
         raise _refused(root, f"There is no release {wanted} on this host.{known}")
-    if wanted == served:
-        raise _refused(root, f"Release {wanted} serves already.{known}")
     if record.state not in ("good", "rolled_back"):
         raise _refused(root, f"Release {wanted} is {record.state}: {record.reason or 'no gate judged it'}.{known}")
     problem = lacking(root, record)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from typing import NoReturn
@@ -17,7 +16,6 @@ from kit_engine import (
     readiness,
     release,
     release_commands,
-    retention,
 )
 from kit_engine.docker import PROJECT_LABEL, Docker
 from kit_engine.errors import EngineError, UsageError
@@ -33,12 +31,6 @@ def check_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     """Judge the host, change nothing."""
     preflight.check(docker)
     arguments.report.done({"changed": False}, "This host can run the stack.")
-
-
-def rollback_target_verb(arguments: argparse.Namespace) -> None:
-    """Tell which release a rollback would go to; the request's ``rollback`` names one, or leaves it to this host."""
-    found = retention.target(arguments.root.resolve(), str(json.loads(arguments.request)["rollback"]))
-    arguments.report.done({"changed": False, "release": found.id}, found.id)
 
 
 def up_verb(docker: Docker, arguments: argparse.Namespace) -> None:
