@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.host_locks import held
 from support.kit import ROOT
 from testbed.hosts import Host, Run, borrowed
 from testbed.image import USER
@@ -70,7 +71,7 @@ class Deploys:
 
     def locked(self) -> list[bool]:
         """Whether somebody holds each host."""
-        return [host.locked for host in self.hosts]
+        return [held(host) for host in self.hosts]
 
     def sessions(self) -> list[str]:
         """The process that is a session on each host."""

@@ -18,6 +18,7 @@ from support import checkout, site
 from support.certificates import authorities, issue
 from support.checkout import Checkout, changed
 from support.engine_stack import docker
+from support.host_locks import held
 from support.kit import FIXTURE
 from support.kit import ROOT as KIT
 from testbed.hosts import Host, borrowed
@@ -267,7 +268,7 @@ def test_one_that_waits_goes_on_from_what_it_finds(three: Three, tmp_path: Path)
     three.change("eighth")
     with ThreadPoolExecutor(1) as aside:
         first = aside.submit(other.make, "deploy")
-        while not three.hosts[-1].locked:
+        while not held(three.hosts[-1]):
             assert not first.done(), first.result()
         said = three.make("deploy", f"WAIT={SECONDS}")
         first.result()

@@ -47,11 +47,6 @@ START_SECONDS = 60.0
 # systemd as PID 1 halts on this one; on the engine's usual SIGTERM it only starts itself anew.
 STOP_SIGNAL = "SIGRTMIN+3"
 POLL_SECONDS = 0.1
-# Only looked at: to try it would be to take it for a moment.
-_LOCKS = (
-    "sudo sh -c 'for lock in /run/kit-*.lock; do [ ! -e $lock ] || ! grep -q :$(stat -c %i $lock) /proc/locks "
-    "|| echo $lock; done'"
-)
 
 
 @dataclass(frozen=True)
@@ -84,11 +79,6 @@ class Host:
         key = str(self.folder / "id_ed25519")
         words = ["ssh", "-F", "none", "-i", key, "-p", str(self.port), *self.ssh_options]
         return [*words, "-oBatchMode=yes", "-oConnectTimeout=5", f"{USER}@{LOOPBACK}"]
-
-    @property
-    def locked(self) -> bool:
-        """Whether a command of the kit's holds it."""
-        return bool(self.run(_LOCKS).stdout)
 
     def run(
         self, command: str, *, stdin: bytes | None = None, timeout: float = 60, check: bool = True
