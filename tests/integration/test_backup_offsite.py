@@ -200,19 +200,22 @@ def test_another_hosts_copy_of_that_id_is_not_taken_for_ours(host: HostReleases,
     """Each host of an environment may have a database of its own, and back it up in the same second."""
     fill(host, 6)
     given = backed_up(host, "--level", "checksum")
+    later = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-zz"
     theirs = tmp_path / "theirs/backup"
     theirs.mkdir(parents=True)
     env = {**os.environ, **sftp.environment, "RESTIC_REPOSITORY": sftp.repository}
     for words in (
         ["init"],
         ["backup", "--host", "other", "--tag", f"project:{host.project},env:prod,id:{given}", "backup"],
+        ["backup", "--host", "other", "--tag", f"project:{host.project},env:prod,id:{later}", "backup"],
     ):
         subprocess.run(["restic", *words], cwd=theirs.parent, env=env, check=True, capture_output=True)
     with configured(host, sftp):
         assert host.engine("copy-offsite", "--json").json["copied"] == [given]
         shutil.rmtree(host.root / FOLDER)
         fill(host, 2)
-        done = host.engine("restore", given, "--confirm", "prod", "--json")
+        assert f"{later}, off-site only, made on host other\n" in host.engine("backups").out
+        done = host.engine("restore", "latest", "--confirm", "prod", "--json")
         assert done.code == 0, done.out
         assert sql(host, "SELECT count(*) FROM kit_rows") == "6"
 

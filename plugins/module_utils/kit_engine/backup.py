@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import shutil
 import tarfile
 import time
 from calendar import timegm
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -72,6 +73,7 @@ class Backup:
             server of its own, and the rows counted).
         seconds: that all of it took.
         dump_snapshot: restic's id of the dump where it lies off-site only; ``media_snapshot`` likewise.
+        host: name of the machine that made it; empty in what an earlier kit wrote.
     """
 
     id: str
@@ -94,6 +96,7 @@ class Backup:
     media: Optional[dict[str, Any]] = None
     dump_snapshot: str = ""
     media_snapshot: str = ""
+    host: str = ""
     engine: str = __version__
     schema: int = SEALED_SCHEMA
 
@@ -204,6 +207,12 @@ def line(told: dict[str, Any]) -> str:
     return f"{told['id']}, {size:.1f} MiB{away}, {duration(told['age'])} ago, {verdict}"
 
 
+def elsewhere(told: Mapping[str, Any]) -> str:
+    """Write behind a backup on which host it was made; empty where that is this one, or not known."""
+    host = told.get("host") or platform.node()
+    return "" if host == platform.node() else f", made on host {host}"
+
+
 def free_id(root: Path, release: str) -> str:
     """Give the id of a backup that is made now: behind all that there are, even if the clock was set back.
 
@@ -246,7 +255,7 @@ def read(text: str, name: str) -> Optional[dict[str, Any]]:
         return None
     # What was made before there were kinds is kept as long as that of a release.
     return {
-        "kind": RELEASE, **told, "made": made, "age": max(0.0, time.time() - made), "verified": made,
+        "kind": RELEASE, "host": "", **told, "made": made, "age": max(0.0, time.time() - made), "verified": made,
         "restored": made if told.get("level") == RESTORE else 0.0, "problem": "",
     }  # fmt: skip
 
@@ -344,6 +353,7 @@ def _facts(
     files.update({one.name: {"bytes": streams.size_of(one), "sha256": verification.sha256(one)} for one in written})
     return {
         "made": round(time.time(), 3), "project": stack.project, "env": stack.env, "release": stack.release,
+        "host": platform.node(),
         "database": wanted.name, "server": moment.server, "client": client.version, "database_bytes": size,
         "compression": client.compression, "rows": moment.rows, **told, "files": files,
     }  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 
 from kit_engine import (
     backup,
+    backup_loss,
     backup_notes,
     backup_offsite,
     beside,
@@ -37,7 +38,7 @@ from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.pending import RESTORE, Pending
 from kit_engine.report import Report
-from kit_engine.stack import Database, External
+from kit_engine.stack import Database, External, Stack
 
 STEPS = ("check", "backup", "restore", "media", "stop", "swap", "ready")
 NEWEST = "latest"
@@ -63,20 +64,23 @@ def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
 def _restore_asked(docker: Docker, report: Report, server: Container, arguments: argparse.Namespace) -> None:
     stack, wanted = docker.stack, wanted_database(docker)
     found = choose(docker, arguments.backup)
+    if arguments.backup == NEWEST:
+        _demand_rows_kept(stack, report, found)
     external.demand_restorable(docker, server, wanted)
     verbs.confirm(
         stack.env,
         arguments.confirm,
         f"This replaces database {wanted.name} ({database.size(docker) / 2**20:.1f} MiB) of {stack.name} ({stack.env}) "
-        f"on host {platform.node()} by backup {backup.line(found)}, release {found['release'] or '-'}, "
-        f"{sum((found.get('rows') or {}).values()):,} rows. What is there now stays under another name.",
+        f"on host {platform.node()} by backup {backup.line(found)}{_made_on(found)}, "
+        f"release {found['release'] or '-'}, {sum((found.get('rows') or {}).values()):,} rows. "
+        "What is there now stays under another name.",
         stack.make("restore", f"BACKUP={found['id']}", f"CONFIRM={stack.env}"),
     )
     backup_offsite.bring(stack, report, found)
     told = restore(docker, report, found)
     media = " with its media files" if told["media"] else ""
     text = (
-        f"{stack.name} ({stack.env}) serves backup {found['id']}{media}; the "
+        f"{stack.name} ({stack.env}) serves backup {found['id']}{backup.elsewhere(found)}{media}; the "
         f"database from before is {told['kept_as']}, and backup {told['safety']}."
     )
     if told["lacking"]:
@@ -85,6 +89,30 @@ def _restore_asked(docker: Docker, report: Report, server: Container, arguments:
             f"Next: {stack.make('migrate')}"
         )
     report.done({"changed": True, "backup": found["id"], "message": text, **told}, text)
+
+
+def _made_on(found: dict[str, Any]) -> str:
+    """Several hosts may share a place off-site, and each have a database of its own."""
+    return f", made on host {found['host']}" if found.get("host") else ""
+
+
+def _demand_rows_kept(stack: Stack, report: Report, found: dict[str, Any]) -> None:
+    """Refuse for ``latest`` a backup of the database that a host has which was built anew: the rows lie off-site."""
+    if not (stack.root / backup.FOLDER / found["id"]).is_dir() or "rows" not in found:
+        return
+    try:
+        before = backup_offsite.newest_away(stack)
+    except EngineError as error:
+        report.say(f"    warning: whether more rows lie off-site is not known: {error.problem}")
+        return
+    if before and backup_loss.is_lost(before.get("rows") or {}, found["rows"]):
+        raise EngineError(
+            "backup",
+            f"The latest backup on this host, {found['id']}, has {backup_loss.figures(found['rows'])}; {before['id']}, "
+            f"which this host has off-site only, has {backup_loss.figures(before['rows'])}. Which is meant? "
+            "Nothing was changed.",
+            ", or: ".join(stack.make("restore", f"BACKUP={one['id']}") for one in (before, found)),
+        )
 
 
 def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, Any]:
@@ -230,8 +258,9 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
 
     Args:
         docker: the stack's containers.
-        wanted: its id, or ``latest`` for the newest good one on this host; where there is none, the newest off-site.
-            One of what a restore has replaced, or was to, is neither: it is restored by its id.
+        wanted: its id, or ``latest`` for the newest good one on this host, one that it made itself before one that was
+            fetched of another; where there is none, the newest off-site (backup_offsite.manifest_of). One of what a
+            restore has replaced, or was to, is neither: it is restored by its id.
 
     Returns:
         Its manifest; one that lies off-site only is not brought here yet (backup_offsite.bring).
@@ -241,7 +270,8 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
     """
     stack = docker.stack
     if wanted == NEWEST:
-        chosen = backup.newest(stack.root, but=backup.SAFETY)
+        good = [one for one in backup.listed(stack.root) if not one["problem"] and one["kind"] != backup.SAFETY]
+        chosen = next(iter(sorted(good, key=lambda one: bool(backup.elsewhere(one)))), None)
     else:
         chosen = next((one for one in backup.listed(stack.root) if one["id"] == wanted), None)
     here = wanted != NEWEST and (stack.root / backup.FOLDER / wanted).is_dir()
