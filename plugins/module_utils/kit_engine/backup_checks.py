@@ -11,6 +11,7 @@ from kit_engine import (
     backup,
     backup_notes,
     backup_offsite,
+    backup_room,
     external,
     jobs,
     media_away,
@@ -53,7 +54,7 @@ def _verify(
     level, why = verification.level_for(docker, size, level)
     throw_away.remove_left(docker)
     if level == RESTORE and size > throw_away.SMALL_BYTES:
-        backup.demand_restore_room(docker, size, "The test database")
+        backup_room.demand_to_restore(docker, size, "The test database")
     count = jobs.to_load(stack.backup, size, found)
     place: AbstractContextManager[Optional[throw_away.Server]] = (
         throw_away.server_like(docker, server, wanted, size, count) if level == RESTORE else nullcontext()

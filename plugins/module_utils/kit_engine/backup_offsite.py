@@ -16,10 +16,20 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup, disk, dump_feed, media_away, offsite_place, releases, restic, streams, verification
+from kit_engine import (
+    backup,
+    backup_room,
+    disk,
+    dump_feed,
+    media_away,
+    offsite_place,
+    releases,
+    restic,
+    streams,
+    verification,
+)
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.offsite_place import Snapshot
@@ -27,8 +37,6 @@ from kit_engine.report import Report, duration
 from kit_engine.restic import Place
 from kit_engine.stack import Stack
 
-# One that comes back; not named as what is unfinished, which the next backup removes.
-_FETCHED = ".fetched-"
 # A clock may be set back a little.
 _DAY = 86_400.0
 # As many ids of a host are named.
@@ -279,11 +287,12 @@ def bring(stack: Stack, report: Report, found: Mapping[str, Any]) -> None:
     here = [one for name, one in files.items() if name != verification.DUMP or not found.get(dump_feed.SNAPSHOT)]
     media = {} if found.get(media_away.SNAPSHOT) else found.get("media") or {}
     size = sum(int(one["bytes"]) for one in here) + int(media.get("bytes", 0))
-    new = folder / f"{_FETCHED}{given}"
-    forget(stack, but=new)
+    new = folder / f"{backup_room.FETCHED}{given}"
+    backup_room.remove_fetched(stack.root, but=new)
     new.mkdir(mode=0o700, exist_ok=True)
     come = sum(path.stat().st_blocks * 512 for path in new.rglob("*") if path.is_file())
-    backup.demand_room(stack, folder, max(0, size - come), f"Backup {given} of {size / 2**20:.0f} MiB would not fit.")
+    problem = f"Backup {given} of {size / 2**20:.0f} MiB would not fit."
+    backup_room.demand_to_fetch(stack, folder, max(0, size - come), problem)
     try:
         with restic.opened(stack) as place:
             one = offsite_place.chosen(place, given)
@@ -296,23 +305,11 @@ def bring(stack: Stack, report: Report, found: Mapping[str, Any]) -> None:
             raise EngineError("offsite", f"Copy {one.id} holds no backup {given}.", stack.make("backups"))
     except BaseException:
         if disk.problems([folder], stack.limits.min_free_bytes):
-            forget(stack)
+            backup_room.remove_fetched(stack.root)
         raise
     (new / offsite_place.TOP).rename(folder / given)
     releases.sync_folder(folder)
-    new.rmdir()
-
-
-def forget(stack: Stack, but: Optional[Path] = None) -> None:
-    """Remove what has come of backups whose fetch did not end.
-
-    Args:
-        stack: whose; the host's lock is held.
-        but: the folder of one that is fetched now.
-    """
-    for left in (stack.root / backup.FOLDER).glob(f"{_FETCHED}*"):
-        if left != but:
-            shutil.rmtree(left)
+    shutil.rmtree(new)
 
 
 def described(stack: Stack) -> Optional[dict[str, Any]]:

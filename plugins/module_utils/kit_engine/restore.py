@@ -19,6 +19,7 @@ from kit_engine import (
     backup_loss,
     backup_notes,
     backup_offsite,
+    backup_room,
     beside,
     command,
     database,
@@ -150,7 +151,7 @@ def _restore(
         # The one in use goes on beside it: a full disk would end both. Whose server it is, his is its disk.
         if stack.database:
             size = int(found.get("database_bytes", found["bytes"]))
-            backup.demand_restore_room(docker, size, "The restored database")
+            backup_room.demand_to_restore(docker, size, "The restored database")
     with report.step("backup"):
         restore_media.forget(docker, wanted)
         safety = backup.create(docker, report, kind=backup.SAFETY)
