@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -325,9 +326,10 @@ def _create(docker: Docker, server: Container, wanted: Database, new: str) -> No
 
 def _drop_unfinished(docker: Docker, server: Container, wanted: Database) -> None:
     """Remove what a restore that was killed had loaded: nothing ever served it."""
-    names = f"SELECT datname FROM pg_database WHERE datname ~ '^{wanted.name}_new_[0-9]{{8}}_[0-9]{{6}}$'"  # noqa: S608 - as in _swap
-    for name in _rows(docker, server, wanted, names):
-        _sql(docker, server, wanted, "postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
+    ours = re.compile(re.escape(wanted.name) + "_new_[0-9]{8}_[0-9]{6}")
+    for name in _rows(docker, server, wanted, "SELECT datname FROM pg_database"):
+        if ours.fullmatch(name):
+            _sql(docker, server, wanted, "postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def _rows(docker: Docker, server: Container, wanted: Database, query: str) -> list[str]:
@@ -337,10 +339,10 @@ def _rows(docker: Docker, server: Container, wanted: Database, query: str) -> li
 
 def _swap(docker: Docker, server: Container, wanted: Database, new: str, kept: str) -> None:
     """Both renames at once, or none."""
-    # The name is the manifest's, whose schema allows letters, digits and underscores.
+    # No quote is in it (database_name).
     sessions = f"datname IN ('{wanted.name}', '{new}') AND backend_type = 'client backend'"
     # Autovacuum is the administrator's, whom not every user may disturb; a rename ends it by itself.
-    gone = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {sessions}"  # noqa: S608
+    gone = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {sessions}"  # noqa: S608 - see above
     renames = f'ALTER DATABASE "{wanted.name}" RENAME TO "{kept}"; ALTER DATABASE "{new}" RENAME TO "{wanted.name}"'
     _sql(docker, server, wanted, "postgres", gone, f"BEGIN; {renames}; COMMIT")
 
