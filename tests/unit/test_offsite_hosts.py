@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kit_engine import backup, backup_offsite, backup_verbs, offsite_place, restic, restore, stack
+from kit_engine import backup, backup_offsite, backup_verbs, offsite_place, restic, restore, stack, verification
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.offsite_place import Snapshot
@@ -196,3 +196,28 @@ def test_who_confirms_is_told_whose_it_is() -> None:
     assert restore._made_on({"host": ""}) == ""
     assert backup.elsewhere({"host": "b"}) == ", made on host b"
     assert backup.elsewhere({"host": OURS}) == ""
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_of_a_backup_that_is_damaged_here_it_is_told_how_its_copy_is_taken(holds: Holds, there: bool) -> None:
+    one = holds(*([(OURS, given(1), {})] if there else []))
+    lie_here(one, {"id": given(1)})
+    folder = one.root / backup.FOLDER
+    put_aside = f"sudo mv {folder}/{given(1)} {folder}/.damaged-{given(1)}    (on the host), then: make "
+    (folder / given(1) / backup.MANIFEST).write_text("damaged")
+    with pytest.raises(EngineError, match=r"manifest of backup .* is missing, or is not what was written") as refused:
+        restore.choose(Docker(one), given(1))
+    assert refused.value.remedy.startswith(f"{put_aside}restore ENV=prod BACKUP={given(1)}") is there
+    assert ("choose another" in refused.value.remedy) is not there
+
+    def damaged() -> EngineError:
+        found = {"id": given(1), "bytes": 1, "sha256": "a", "level": "read", "verified": 1.0, "restored": 0.0}
+        told = {"project": one.project, "env": one.env, **found}
+        with pytest.raises(verification.DamagedError, match=r"database\.dump is missing") as raised:
+            restore._demand_sound(Docker(one), told, folder / given(1))
+        return raised.value
+
+    assert damaged().remedy.startswith(f"{put_aside}restore ENV=prod BACKUP={given(1)}") is there
+    # It was put aside before: what came of its copy is damaged as well.
+    (folder / f".damaged-{given(1)}").mkdir()
+    assert "choose another" in damaged().remedy

@@ -62,7 +62,8 @@ def _verify(
     with backup_notes.judged(folder, found):
         media_away.demand_there(docker, found)
         with place as trial:
-            verification.checksum(docker, folder, found)
+            with backup_offsite.copy_named(stack, found, "verify-backup"):
+                verification.checksum(docker, folder, found)
             media_away.check(docker, report, found)
             if level != CHECKSUM:
                 verification.reach(docker, report, server, folder, found, trial)

@@ -13,8 +13,8 @@ import argparse
 import platform
 import shutil
 import time
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Optional
 
@@ -37,6 +37,8 @@ from kit_engine.report import Report, duration
 from kit_engine.restic import Place
 from kit_engine.stack import Stack
 
+# Nobody takes it for a backup, or removes it.
+_DAMAGED = ".damaged-"
 # A clock may be set back a little.
 _DAY = 86_400.0
 # As many ids of a host are named.
@@ -211,6 +213,43 @@ def manifest_of(stack: Stack, wanted: str) -> Optional[dict[str, Any]]:
             return newest
         _demand_one_host(stack, others)
         return _newest(place, others)
+
+
+def instead(stack: Stack, given: str, verb: str = "restore") -> str:
+    """Say how the copy of a backup is taken that is damaged here; empty where none is known to lie off-site, or it is
+    what was taken already.
+
+    Args:
+        stack: whose.
+        given: the backup's id; its folder is here.
+        verb: that the copy is fetched for.
+    """
+    folder = stack.root / backup.FOLDER
+    damaged = folder / f"{_DAMAGED}{given}"
+    with suppress(EngineError):
+        if not damaged.exists() and manifest_of(stack, given):
+            put_aside = f"sudo mv {folder / given} {damaged}    (on the host)"
+            return f"{put_aside}, then: {stack.make(verb, f'BACKUP={given}')}    (fetches its copy from off-site)"
+    return ""
+
+
+@contextmanager
+def copy_named(stack: Stack, found: Mapping[str, Any], verb: str) -> Iterator[None]:
+    """Have it said of a backup whose files here are damaged how its copy is taken, as :func:`instead`.
+
+    Args:
+        stack: whose.
+        found: the backup's manifest.
+        verb: that the copy is fetched for.
+
+    Raises:
+        EngineError: as within the block.
+    """
+    try:
+        yield
+    except verification.DamagedError as error:
+        remedy = instead(stack, str(found["id"]), verb) or error.remedy
+        raise verification.DamagedError(error.code, error.problem, remedy) from error
 
 
 def newest_away(stack: Stack) -> Optional[dict[str, Any]]:

@@ -281,7 +281,8 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
         chosen = backup_offsite.manifest_of(stack, "" if wanted == NEWEST else wanted)
     if here and chosen is None:
         problem = f"The manifest of backup {wanted} is missing, or is not what was written."
-        raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups") + "    (choose another)")
+        remedy = backup_offsite.instead(stack, wanted) or stack.make("backups") + "    (choose another)"
+        raise EngineError("backup", f"{problem} Nothing was changed.", remedy)
     if chosen is None:
         raise EngineError(
             "backup", f"There is no backup {wanted} under {stack.root / backup.FOLDER}.", stack.make("backups")
@@ -296,7 +297,8 @@ def _demand_sound(docker: Docker, found: dict[str, Any], folder: Path) -> None:
         problem = f"Backup {found['id']} is of {found['project']}, not of {stack.project}."
         raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups"))
     with backup_notes.judged(folder, found):
-        verification.checksum(docker, folder, found)
+        with backup_offsite.copy_named(stack, found, "restore"):
+            verification.checksum(docker, folder, found)
         # The dump is compared with what was written on its way into the new database.
         media_away.demand_there(docker, found)
     major = database.server_version(docker).partition(".")[0]
