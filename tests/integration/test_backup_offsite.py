@@ -200,19 +200,22 @@ def test_another_hosts_copy_of_that_id_is_not_taken_for_ours(host: HostReleases,
     """Each host of an environment may have a database of its own, and back it up in the same second."""
     fill(host, 6)
     given = backed_up(host, "--level", "checksum")
+    later = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-zz"
     theirs = tmp_path / "theirs/backup"
     theirs.mkdir(parents=True)
     env = {**os.environ, **sftp.environment, "RESTIC_REPOSITORY": sftp.repository}
     for words in (
         ["init"],
         ["backup", "--host", "other", "--tag", f"project:{host.project},env:prod,id:{given}", "backup"],
+        ["backup", "--host", "other", "--tag", f"project:{host.project},env:prod,id:{later}", "backup"],
     ):
         subprocess.run(["restic", *words], cwd=theirs.parent, env=env, check=True, capture_output=True)
     with configured(host, sftp):
         assert host.engine("copy-offsite", "--json").json["copied"] == [given]
         shutil.rmtree(host.root / FOLDER)
         fill(host, 2)
-        done = host.engine("restore", given, "--confirm", "prod", "--json")
+        assert f"{later}, off-site only, made on host other\n" in host.engine("backups").out
+        done = host.engine("restore", "latest", "--confirm", "prod", "--json")
         assert done.code == 0, done.out
         assert sql(host, "SELECT count(*) FROM kit_rows") == "6"
 
@@ -245,7 +248,13 @@ def test_a_backup_that_is_damaged_here_is_not_copied_and_a_bad_copy_not_restored
         given = backed_up(host, "--level", "checksum")
         later = backed_up(host, "--level", "checksum")
         flip(folder_of(host, later) / DUMP)
-        assert host.engine("verify-backup", later, "--level", "checksum").code == 1
+        bad = host.engine("verify-backup", later, "--level", "checksum", "--json")
+        assert bad.code == 1
+        # Its copy was made before, and is whole.
+        subprocess.run(bad.json["next"].removeprefix("sudo ").partition("    (")[0].split(), check=True)
+        assert host.engine("verify-backup", later, "--level", "checksum").code == 0
+        flip(folder_of(host, later) / DUMP)
+        assert "choose another" in host.engine("verify-backup", later, "--level", "checksum", "--json").json["next"]
         (host.root / offsite_place.RECORD).unlink()
         shutil.rmtree(sftp.folder / "kit") if sftp.folder else None
         assert host.engine("copy-offsite", "--json").json["copied"] == [given]

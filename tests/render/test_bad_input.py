@@ -78,6 +78,14 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         {"backup_offsite_repository": "rest:https://me:canary@host/x", "vault_backup_offsite": OFFSITE},
         ["backup_offsite_repository holds a password"],
     ),
+    (
+        {"release_bundle_database": "external", "release_bundle_database_name": "postgres"},
+        ["release_bundle_database_name is 'postgres': postgres is PostgreSQL's own"],
+    ),
+    (
+        {"release_bundle_database_name": "x" * 41},
+        ["its name has 41 bytes, and at most 40 leave room", "write the name of another database"],
+    ),
     ({"backup_jobs": -1}, ["backup_jobs is -1; allowed: 0", "to 32"]),
     ({"backup_jobs": 33}, ["backup_jobs is 33; allowed: 0"]),
     ({"backup_local_copy": False}, ["backup_local_copy is false, and no backup_offsite_repository says where"]),
@@ -87,6 +95,13 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         ["backup_offsite_check_parts is at least 1"],
     ),
 ]
+
+
+def test_a_database_whose_backups_are_a_providers_may_have_any_name() -> None:
+    named = {"release_bundle_database": "external", "release_bundle_database_name": "postgres"}
+    assert problems_of(FIXTURE, "prod", {**VALID, **named})
+    without = {"backup_schedule": "", "backup_drill_schedule": ""}
+    assert not problems_of(FIXTURE, "prod", {**VALID, **named, **without})
 
 
 @pytest.mark.parametrize(("changes", "words"), MISTAKES, ids=[words[0] for _changes, words in MISTAKES])

@@ -54,6 +54,8 @@ def test_backups_are_made_on_schedule(target: Target, checked: Checked) -> None:
         assert last is None or last["ok"], f"the last scheduled {what} failed: {last['problem']}"
     if not told["systemd"]:
         pytest.skip("PID 1 is not systemd: whatever calls docker-manage.sh there is not seen from here")
+    lost = [what for what, one in told["timers"].items() if one.get("lost")]
+    assert not lost, f"the timer of the {' and the '.join(lost)} rang last, and nothing came of it: make status"
     missing = [one["unit"] for one in told["timers"].values() if not one["installed"]]
     again = f"./docker-manage.sh {target.stack['env']} schedule"
     assert not missing, f"{', '.join(missing)} is missing or stopped; on the host: {again}"

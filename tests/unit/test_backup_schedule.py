@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kit_engine import backup_schedule, stack
+from kit_engine import backup_schedule, cli, hooks, lock, pending, recovery, releases, stack
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
 from kit_engine.stack import Stack
@@ -19,7 +20,8 @@ from support.kit import ROOT
 SYSTEMCTL = """#!/bin/sh
 echo "$@" >>"{log}"
 case $1 in
-  show) echo ActiveState=$(cat "{state}"); echo "NextElapseUSecRealtime=Mon 2026-11-30 02:30:00 UTC" ;;
+  show) case $2 in *.service) cat "{service}"; exit;; esac
+    echo ActiveState=$(cat "{state}"); echo "NextElapseUSecRealtime=Mon 2026-11-30 02:30:00 UTC" ;;
   restart) [ ! -e "{refuses}" ] || { echo "bad unit file setting" >&2; exit 1; }; echo active >"{state}" ;;
   disable) echo inactive >"{state}" ;;
 esac
@@ -31,7 +33,9 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.units, self.log, self.state = folder / "units", folder / "log", folder / "state"
-        self.refuses = folder / "refuses"
+        self.refuses, self.service, self.stamps = folder / "refuses", folder / "service", folder / "stamps"
+        self.stamps.mkdir()
+        self.service.write_text("ActiveState=inactive\n")
         self.units.mkdir()
         self.log.touch()
         self.state.write_text("inactive\n")
@@ -49,13 +53,14 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     program = tmp_path / "bin/systemctl"
     program.parent.mkdir()
     text = SYSTEMCTL
-    for name in ("log", "state", "refuses"):
+    for name in ("log", "state", "refuses", "service"):
         text = text.replace(f"{{{name}}}", str(getattr(made, name)))
     program.write_text(text)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setattr(backup_schedule, "UNITS", made.units)
     monkeypatch.setattr(backup_schedule, "RUNS", tmp_path)
+    monkeypatch.setattr(backup_schedule, "STAMPS", made.stamps)
     return made
 
 
@@ -170,3 +175,72 @@ def test_the_dead_mans_switch_is_asked(prod: Stack, capsys: pytest.CaptureFixtur
     assert asked == ["/switch", "/switch/fail"]
     backup_schedule.ping(watched, report)
     assert "did not answer" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("what", ["backup", "drill"])
+@pytest.mark.parametrize("hinders", ["locked", "recovery"])
+def test_a_run_that_fails_before_it_begins_is_noted_and_told(
+    prod: Stack, monkeypatch: pytest.MonkeyPatch, hinders: str, what: str
+) -> None:
+    told: list[str] = []
+    releases.write(prod.root, releases.Record(id="one", env="prod", started="2026-01-01T00:00:00Z", state="good"))
+    monkeypatch.setattr(cli, "load", lambda _root: prod)
+    monkeypatch.setattr(backup_schedule, "ping", lambda _stack, _report, end="": told.append(end))
+    monkeypatch.setattr(hooks, "warn", lambda _docker, moment, *_: told.append(moment))
+    monkeypatch.setattr(lock, "FOLDER", prod.root)
+    held = -1
+    if hinders == "locked":
+        held = lock.take(lock.place_of(prod.root), lock.owner("make deploy", "a@b"))
+    else:
+
+        def recover(*_: object) -> None:
+            raise EngineError("recovery", "locked out", "look")
+
+        pending.begin(prod.root, pending.Pending("one", pending.DEPLOY, "before"))
+        monkeypatch.setattr(recovery, "recover", recover)
+        monkeypatch.setattr(cli, "_take_up", lambda *_: None)
+    try:
+        assert cli.main(["--root", str(prod.root), "scheduled", what]) == 1
+        # What somebody does by hand is seen by who does it.
+        assert cli.main(["--root", str(prod.root), "backup"]) == 1
+    finally:
+        if held >= 0:
+            os.close(held)
+    (found,) = json.loads((prod.root / backup_schedule.RECORD).read_text()).items()
+    assert (found[0], found[1]["ok"]) == (what, False)
+    assert ("make deploy" if hinders == "locked" else "locked out") in found[1]["problem"]
+    assert told == ["/fail", hooks.AFTER_BACKUP_FAILURE]
+
+
+@pytest.mark.parametrize(
+    ("rang", "service", "lost"),
+    [
+        (50.0, "inactive", True),
+        (50.0, "failed", True),
+        # It is at work.
+        (50.0, "activating", False),
+        (150.0, "inactive", False),
+        # By a clock that was ahead; and what systemd writes of a timer that is new.
+        (-9999.0, "inactive", False),
+        (1000.0, "inactive", False),
+    ],
+)
+def test_a_timer_that_rang_and_nothing_came_of_it_is_told(
+    machine: Machine, prod: Stack, rang: float, service: str, lost: bool
+) -> None:
+    backup_schedule.install(prod)
+    now = time.time()
+    timer = f"{prod.project}-backup.timer"
+    os.utime(machine.units / timer, (now - 1001, now - 1001))
+    stamp = machine.stamps / f"stamp-{timer}"
+    stamp.touch()
+    os.utime(stamp, (now - rang, now - rang))
+    machine.service.write_text(f"ActiveState={service}\n")
+    # Nothing is known before the first run.
+    assert "rang" not in backup_schedule.lines(backup_schedule.state(prod))[0]
+    ended = now - 2000 if rang == 1000.0 else now - 90
+    told = {"begun": ended - 10, "ended": ended, "ok": True, "backup": "one", "problem": ""}
+    (prod.root / backup_schedule.RECORD).write_text(json.dumps({"backup": told, "drill": told}))
+    first, second = backup_schedule.lines(backup_schedule.state(prod))
+    assert (f"NOTHING came of it: journalctl -u {prod.project}-backup.service" in first) is lost
+    assert second.endswith(", good")

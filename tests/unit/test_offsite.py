@@ -8,7 +8,6 @@ import platform
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -407,27 +406,3 @@ def test_what_went_from_there_is_damage_and_no_answer_is_none(tmp_path: Path, fa
     with pytest.raises(EngineError) as refused:
         media_away.demand_there(Docker(found), told)
     assert not isinstance(refused.value, verification.DamagedError)
-
-
-@pytest.mark.parametrize(("kinds", "wanted"), [(("manual", "release", "safety"), 2), (("safety", "safety"), None)])
-def test_the_newest_there_is_not_what_a_restore_has_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: Sequence[str], wanted: int | None
-) -> None:
-    ids = [f"2026112{number}T120000Z-prod" for number in range(1, len(kinds) + 1)]
-    told = {given: {"schema": 1, "id": given, "kind": kind} for given, kind in zip(ids, kinds, strict=True)}
-
-    class Place:
-        """Has one manifest a backup."""
-
-        def demand(self, *words: str) -> str:
-            return json.dumps(told[words[2]])
-
-    monkeypatch.setattr(restic, "opened", lambda _: nullcontext(Place()))
-    monkeypatch.setattr(offsite_place, "by_id", lambda _: {given: given for given in told})
-    one = host(tmp_path, "/place")
-    found = backup_offsite.manifest_of(one, "")
-    assert (found and found["id"]) == (wanted and ids[wanted - 1])
-    # By its id it is one like any other.
-    found = backup_offsite.manifest_of(one, ids[-1])
-    assert found
-    assert found["id"] == ids[-1]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from kit_engine import backup, database, disk, external, pending, recovery, restore, restore_media, stack
+from kit_engine import backup, backup_room, database, disk, external, pending, recovery, restore, restore_media, stack
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
@@ -30,7 +30,7 @@ def test_media_files_that_could_not_be_settled_are_the_next_runs(
 
     done: list[str] = []
     for module, name in ((external, "demand_restorable"), (restore, "_demand_sound"),
-                         (backup, "demand_restore_room"), (backup, "create"), (database, "migrations"),
+                         (backup_room, "demand_to_restore"), (backup, "create"), (database, "migrations"),
                          (restore_media, "stage")):  # fmt: skip
         monkeypatch.setattr(module, name, lambda *_, **__: None)
     monkeypatch.setattr(recovery, "serve", lambda *_: done.append("served"))

@@ -13,7 +13,9 @@ from smoke import test_host
 from support.kit import ROOT
 
 
-def scheduled(folder: Path, monkeypatch: pytest.MonkeyPatch, last: dict[str, Any], active: str = "active") -> None:
+def scheduled(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, last: dict[str, Any], active: str = "active", lost: float = 0.0
+) -> None:
     """Check a host on which the timers ran so, each installed."""
     data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
     found = stack.read(data, folder, folder)
@@ -22,6 +24,7 @@ def scheduled(folder: Path, monkeypatch: pytest.MonkeyPatch, last: dict[str, Any
     path.write_text(json.dumps(last))
     monkeypatch.setattr(backup_schedule, "_has_systemd", lambda: True)
     monkeypatch.setattr(backup_schedule, "_shown", lambda _: {"ActiveState": active})
+    monkeypatch.setattr(backup_schedule, "_lost", lambda _, timer: lost if timer.what == "drill" else 0.0)
     told = backup_schedule.state(found)
     assert told is not None
     target: Any = SimpleNamespace(stack=data)
@@ -49,3 +52,8 @@ def test_a_scheduled_run_that_failed_last_is_found(tmp_path: Path, monkeypatch: 
 def test_a_timer_that_was_stopped_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="missing or stopped; on the host: "):
         scheduled(tmp_path, monkeypatch, {}, active="inactive")
+
+
+def test_a_timer_that_rang_in_vain_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError, match="the timer of the drill rang last, and nothing came of it"):
+        scheduled(tmp_path, monkeypatch, {"backup": ended(), "drill": ended()}, lost=5.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from kit_engine import database_name
 from kit_engine.stack import MOST_JOBS
 
 from kit_control.context import Stack
@@ -74,6 +75,7 @@ def problems(manifest: Manifest, settings: Settings, stack: Stack, env: str, ima
         *_database_image(images, settings, where),
         *_domains(settings, where),
         *_modes(settings, where),
+        *_database_name(settings, where),
         *_jobs(settings, where),
         *_offsite(settings, where),
     ]
@@ -257,6 +259,17 @@ def _database_image(images: Mapping[str, str], settings: Settings, where: str) -
             f"{where}: base_images_tags names {reference} for postgres; images of PostgreSQL {_POSTGRES_MOVED} and up "
             "do not keep their data in the volume that the kit gives them, so they would be lost with the container; "
             "write one of 17 or earlier, such as postgres:17.6-trixie, or use an external database"
+        )
+
+
+def _database_name(settings: Settings, where: str) -> Iterator[str]:
+    """Whoever leaves backups to a provider may call it as he likes."""
+    name = str(settings["database_name"])
+    wrong = database_name.problem(name)
+    if wrong and (settings["backup_schedule"] or settings["backup_offsite_repository"]):
+        yield (
+            f"{where}: release_bundle_database_name is {name!r}: {wrong}; write the name of another database, of up to "
+            "40 letters, digits and underscores, and bring its tables there (pg_dump, pg_restore)"
         )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import shutil
 import tarfile
 import time
 from calendar import timegm
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ from kit_engine import (
     backup_media,
     backup_notes,
     backup_role,
+    backup_room,
     backup_stream,
     beside,
     disk,
@@ -44,7 +46,7 @@ from kit_engine.report import Report, duration
 from kit_engine.stack import FILE_NAME, Database, Stack
 from kit_engine.verification import CHECKSUM, CONFIGURATION, DUMP, MEDIA_LIST, RESTORE, ROLES, SEALED_SCHEMA
 
-FOLDER = "shared/backups"
+FOLDER = backup_room.FOLDER
 MANIFEST = "manifest.json"
 # What a cut off run left of one; nobody takes it for a backup.
 UNFINISHED = ".new-"
@@ -72,6 +74,7 @@ class Backup:
             server of its own, and the rows counted).
         seconds: that all of it took.
         dump_snapshot: restic's id of the dump where it lies off-site only; ``media_snapshot`` likewise.
+        host: name of the machine that made it; empty in what an earlier kit wrote.
     """
 
     id: str
@@ -94,6 +97,7 @@ class Backup:
     media: Optional[dict[str, Any]] = None
     dump_snapshot: str = ""
     media_snapshot: str = ""
+    host: str = ""
     engine: str = __version__
     schema: int = SEALED_SCHEMA
 
@@ -204,6 +208,12 @@ def line(told: dict[str, Any]) -> str:
     return f"{told['id']}, {size:.1f} MiB{away}, {duration(told['age'])} ago, {verdict}"
 
 
+def elsewhere(told: Mapping[str, Any]) -> str:
+    """Write behind a backup on which host it was made; empty where that is this one, or not known."""
+    host = told.get("host") or platform.node()
+    return "" if host == platform.node() else f", made on host {host}"
+
+
 def free_id(root: Path, release: str) -> str:
     """Give the id of a backup that is made now: behind all that there are, even if the clock was set back.
 
@@ -246,7 +256,7 @@ def read(text: str, name: str) -> Optional[dict[str, Any]]:
         return None
     # What was made before there were kinds is kept as long as that of a release.
     return {
-        "kind": RELEASE, **told, "made": made, "age": max(0.0, time.time() - made), "verified": made,
+        "kind": RELEASE, "host": "", **told, "made": made, "age": max(0.0, time.time() - made), "verified": made,
         "restored": made if told.get("level") == RESTORE else 0.0, "problem": "",
     }  # fmt: skip
 
@@ -344,6 +354,7 @@ def _facts(
     files.update({one.name: {"bytes": streams.size_of(one), "sha256": verification.sha256(one)} for one in written})
     return {
         "made": round(time.time(), 3), "project": stack.project, "env": stack.env, "release": stack.release,
+        "host": platform.node(),
         "database": wanted.name, "server": moment.server, "client": client.version, "database_bytes": size,
         "compression": client.compression, "rows": moment.rows, **told, "files": files,
     }  # fmt: skip
@@ -358,7 +369,7 @@ def _media(docker: Docker, report: Report, new: Path, dump: int, ending: beside.
 
     def room_for(size: int) -> None:
         there = streams.size_of(new / DUMP) + streams.size_of(new / dump_feed.FOLDER)
-        _demand_room(stack, {new: size + max(0, dump - there)})
+        backup_room.demand(stack, {new: size + max(0, dump - there)})
 
     progress = streams.Progress(report, "media copied")
     return backup_media.copy(docker, volume, new, _earlier_media(stack.root), progress, room_for, ending)
@@ -423,42 +434,7 @@ def _demand_space(docker: Docker, folder: Path, size: int, *, restores: bool) ->
     if engine:
         places[engine] = size
     problem = f"The backup would not fit: database {size / 2**20:.0f} MiB, last dump {last / 2**20:.0f} MiB."
-    _demand_room(docker.stack, places, problem)
-
-
-def demand_restore_room(docker: Docker, size: int, what: str) -> None:
-    """Refuse to load a database of so many bytes where it would not fit.
-
-    Args:
-        docker: the stack's containers.
-        size: bytes of the database.
-        what: begins the message, such as ``The test database``.
-
-    Raises:
-        EngineError: it would not fit, or leave too little free.
-    """
-    place = disk.engine_folder()
-    if place:
-        _demand_room(docker.stack, {place: size}, f"{what} of {size / 2**20:.0f} MiB would not fit.")
-
-
-def demand_room(stack: Stack, place: Path, size: int, problem: str) -> None:
-    """Refuse to write so many bytes into a folder where they would not fit, or leave too little free."""
-    _demand_room(stack, {place: size}, problem)
-
-
-def _demand_room(stack: Stack, places: dict[Path, int], problem: str = "The media files would not fit.") -> None:
-    """Each disk must take all that goes to it, and have left what the stack wants free."""
-    disks: dict[int, tuple[Path, int]] = {}
-    for place, wanted in places.items():
-        # The engine's folder lies elsewhere when it is in a virtual machine.
-        if place.is_dir():
-            first, sum_of = disks.get(place.stat().st_dev, (place, 0))
-            disks[place.stat().st_dev] = (first, sum_of + wanted)
-    for place, wanted in disks.values():
-        found = disk.problems([place], stack.limits.min_free_bytes + wanted)
-        if found:
-            raise EngineError("backup", f"{problem} {found[0].problem} Nothing was changed.", found[0].remedy)
+    backup_room.demand(docker.stack, places, problem)
 
 
 def _tell(report: Report, done: Backup, why: str) -> None:

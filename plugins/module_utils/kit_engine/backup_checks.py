@@ -11,6 +11,7 @@ from kit_engine import (
     backup,
     backup_notes,
     backup_offsite,
+    backup_room,
     external,
     jobs,
     media_away,
@@ -53,7 +54,7 @@ def _verify(
     level, why = verification.level_for(docker, size, level)
     throw_away.remove_left(docker)
     if level == RESTORE and size > throw_away.SMALL_BYTES:
-        backup.demand_restore_room(docker, size, "The test database")
+        backup_room.demand_to_restore(docker, size, "The test database")
     count = jobs.to_load(stack.backup, size, found)
     place: AbstractContextManager[Optional[throw_away.Server]] = (
         throw_away.server_like(docker, server, wanted, size, count) if level == RESTORE else nullcontext()
@@ -61,7 +62,8 @@ def _verify(
     with backup_notes.judged(folder, found):
         media_away.demand_there(docker, found)
         with place as trial:
-            verification.checksum(docker, folder, found)
+            with backup_offsite.copy_named(stack, found, "verify-backup"):
+                verification.checksum(docker, folder, found)
             media_away.check(docker, report, found)
             if level != CHECKSUM:
                 verification.reach(docker, report, server, folder, found, trial)

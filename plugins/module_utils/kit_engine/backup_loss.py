@@ -49,7 +49,7 @@ def judge(
     known = (before or {}).get("rows") or {}
     if before is None or not is_lost(known, rows):
         return
-    said = f"The database has {_figures(rows)}; backup {before['id']} of it had {_figures(known)}."
+    said = f"The database has {figures(rows)}; backup {before['id']} of it had {figures(known)}."
     if meant:
         report.say(f"    warning: {said} It is backed up as it is; later backups are compared with this one")
         return
@@ -62,5 +62,6 @@ def judge(
     )
 
 
-def _figures(rows: Mapping[str, int]) -> str:
+def figures(rows: Mapping[str, int]) -> str:
+    """Write how many rows a backup has."""
     return f"{sum(rows.values()):,} rows in {len(rows)} tables"

@@ -10,22 +10,39 @@ for each other.
 from __future__ import annotations
 
 import argparse
+import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup, disk, dump_feed, media_away, offsite_place, releases, restic, streams, verification
+from kit_engine import (
+    backup,
+    backup_room,
+    disk,
+    dump_feed,
+    media_away,
+    offsite_place,
+    releases,
+    restic,
+    streams,
+    verification,
+)
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
+from kit_engine.offsite_place import Snapshot
 from kit_engine.report import Report, duration
 from kit_engine.restic import Place
 from kit_engine.stack import Stack
 
-# One that comes back; not named as what is unfinished, which the next backup removes.
-_FETCHED = ".fetched-"
+# Nobody takes it for a backup, or removes it.
+_DAMAGED = ".damaged-"
+# A clock may be set back a little.
+_DAY = 86_400.0
+# As many ids of a host are named.
+SHOWN = 3
 
 
 def copy_verb(docker: Docker, arguments: argparse.Namespace) -> None:
@@ -62,11 +79,11 @@ def copy(stack: Stack, report: Report) -> list[str]:
             with restic.opened(stack) as place:
                 offsite_place.demand_repository(place)
                 found = offsite_place.snapshots(place)
-                away = {one.backup for one in offsite_place.whole(found) if one.ours}
+                away = {(one.host, one.backup) for one in offsite_place.whole(found)}
                 for one in backup.listed(stack.root):
                     given = str(one["id"])
                     # What keeps no dump here lies there since it was made, or is no backup.
-                    there = given in away and given not in offsite_place.state(stack).again
+                    there = lies(away, one) and given not in offsite_place.state(stack).again
                     if one["problem"] or one.get(dump_feed.SNAPSHOT) or there:
                         continue
                     _send(place, report, given)
@@ -142,23 +159,30 @@ def _free(place: Place, report: Report) -> None:
         offsite_place.note(place.stack, loose=False)
 
 
-def listed(stack: Stack) -> dict[str, str]:
+def listed(stack: Stack) -> set[tuple[str, str]]:
     """Ask which backups lie off-site.
 
     Args:
         stack: whose.
 
     Returns:
-        By the backup's id that of restic's snapshot, this host's own before another's; nothing where no place is
-        configured.
+        Host and id of each; nothing where no place is configured.
 
     Raises:
         EngineError: the place does not answer, or refuses.
     """
     if not stack.backup.offsite_repository:
-        return {}
+        return set()
     with restic.opened(stack) as place:
-        return offsite_place.by_id(place)
+        return {(one.host, one.backup) for one in offsite_place.whole(offsite_place.snapshots(place))}
+
+
+def lies(away: Collection[tuple[str, str]], told: Mapping[str, Any]) -> bool:
+    """Whether a backup of this host's folder is among those that :func:`listed` gives.
+
+    Another host's of the same id is another one, unless that host made this one, and it was fetched.
+    """
+    return any((host, told["id"]) in away for host in (platform.node(), told["host"]))
 
 
 def manifest_of(stack: Stack, wanted: str) -> Optional[dict[str, Any]]:
@@ -166,29 +190,119 @@ def manifest_of(stack: Stack, wanted: str) -> Optional[dict[str, Any]]:
 
     Args:
         stack: whose.
-        wanted: the backup's id; empty: the newest there that is not of what a restore has replaced, or was to.
+        wanted: the backup's id; empty: the newest there that is not of what a restore has replaced, or was to. Where
+            this host has none there, as one that has a new name, it is that of the only other host which has.
 
     Returns:
-        The manifest with what :func:`backup.listed` adds; None where there is none of that id.
+        The manifest with what :func:`backup.listed` adds, and the host; None where there is none of that id.
 
     Raises:
-        EngineError: the place does not answer, or the manifest is not what was written.
+        EngineError: the place does not answer, the manifest is not what was written, or several other hosts have some
+            there and this one has none.
     """
     if not stack.backup.offsite_repository:
         return None
     with restic.opened(stack) as place:
-        away = offsite_place.by_id(place)
-        for given in [wanted] if wanted else sorted(away, reverse=True):
-            if given not in away:
-                break
-            said = place.demand("dump", "--no-lock", away[given], f"/{offsite_place.TOP}/{backup.MANIFEST}")
-            told = backup.read(said, given)
-            if told is None:
-                problem = f"The manifest of backup {given} off-site is not what was written. Nothing was changed."
-                raise EngineError("offsite", problem, stack.make("backups") + "    (choose another)")
-            if wanted or told["kind"] != backup.SAFETY:
-                return told
+        if wanted:
+            one = offsite_place.chosen(place, wanted)
+            return _manifest(place, one) if one else None
+        found = offsite_place.whole(offsite_place.snapshots(place))
+        others = [one for one in found if not one.ours]
+        newest = _newest(place, (one for one in found if one.ours))
+        if newest or not others:
+            return newest
+        _demand_one_host(stack, others)
+        return _newest(place, others)
+
+
+def instead(stack: Stack, given: str, verb: str = "restore") -> str:
+    """Say how the copy of a backup is taken that is damaged here; empty where none is known to lie off-site, or it is
+    what was taken already.
+
+    Args:
+        stack: whose.
+        given: the backup's id; its folder is here.
+        verb: that the copy is fetched for.
+    """
+    folder = stack.root / backup.FOLDER
+    damaged = folder / f"{_DAMAGED}{given}"
+    with suppress(EngineError):
+        if not damaged.exists() and manifest_of(stack, given):
+            put_aside = f"sudo mv {folder / given} {damaged}    (on the host)"
+            return f"{put_aside}, then: {stack.make(verb, f'BACKUP={given}')}    (fetches its copy from off-site)"
+    return ""
+
+
+@contextmanager
+def copy_named(stack: Stack, found: Mapping[str, Any], verb: str) -> Iterator[None]:
+    """Have it said of a backup whose files here are damaged how its copy is taken, as :func:`instead`.
+
+    Args:
+        stack: whose.
+        found: the backup's manifest.
+        verb: that the copy is fetched for.
+
+    Raises:
+        EngineError: as within the block.
+    """
+    try:
+        yield
+    except verification.DamagedError as error:
+        remedy = instead(stack, str(found["id"]), verb) or error.remedy
+        raise verification.DamagedError(error.code, error.problem, remedy) from error
+
+
+def newest_away(stack: Stack) -> Optional[dict[str, Any]]:
+    """Read the manifest of the newest that this host has put off-site and that does not lie here, as `manifest_of`."""
+    if not stack.backup.offsite_repository:
+        return None
+    here = set(backup.names(stack.root))
+    with restic.opened(stack) as place:
+        found = offsite_place.whole(offsite_place.snapshots(place))
+        return _newest(place, (one for one in found if one.ours and one.backup not in here))
+
+
+def _newest(place: Place, found: Iterable[Snapshot]) -> Optional[dict[str, Any]]:
+    for one in sorted(found, key=_made, reverse=True):
+        told = _manifest(place, one)
+        if told["kind"] != backup.SAFETY:
+            return told
     return None
+
+
+def _made(one: Snapshot) -> tuple[bool, float, str]:
+    """Tell the order: ids go by the time, and what bears one that is still to come is of a clock that went wrong.
+
+    A copy is made after its backup, so that the earlier of both times is the better one.
+    """
+    moment = one.begun
+    with suppress(ValueError):
+        moment = min(moment, backup.time_of(one.backup))
+    return moment <= time.time() + _DAY, moment, one.backup
+
+
+def _manifest(place: Place, one: Snapshot) -> dict[str, Any]:
+    said = place.demand("dump", "--no-lock", one.id, f"/{offsite_place.TOP}/{backup.MANIFEST}")
+    told = backup.read(said, one.backup)
+    if told is None:
+        problem = f"The manifest of backup {one.backup} off-site is not what was written. Nothing was changed."
+        raise EngineError("offsite", problem, place.stack.make("backups") + "    (choose another)")
+    return {**told, "host": told["host"] or one.host}
+
+
+def _demand_one_host(stack: Stack, found: Iterable[Snapshot]) -> None:
+    """Refuse to guess whose data this host shall have."""
+    ids: dict[str, list[str]] = {}
+    for one in sorted(found, key=_made, reverse=True):
+        ids.setdefault(one.host, []).append(one.backup)
+    if len(ids) > 1:
+        lines = "\n".join(f"    {host}: {', '.join(given[:SHOWN])}" for host, given in sorted(ids.items()))
+        raise EngineError(
+            "offsite",
+            f"No backup off-site is of this host ({platform.node()}), and several others have some there, the newest "
+            f"first:\n{lines}\nNothing was changed.",
+            f"name one of them: BACKUP=<id>    ({stack.make('backups')} lists all)",
+        )
 
 
 def bring(stack: Stack, report: Report, found: Mapping[str, Any]) -> None:
@@ -212,38 +326,29 @@ def bring(stack: Stack, report: Report, found: Mapping[str, Any]) -> None:
     here = [one for name, one in files.items() if name != verification.DUMP or not found.get(dump_feed.SNAPSHOT)]
     media = {} if found.get(media_away.SNAPSHOT) else found.get("media") or {}
     size = sum(int(one["bytes"]) for one in here) + int(media.get("bytes", 0))
-    new = folder / f"{_FETCHED}{given}"
-    forget(stack, but=new)
+    new = folder / f"{backup_room.FETCHED}{given}"
+    backup_room.remove_fetched(stack.root, but=new)
     new.mkdir(mode=0o700, exist_ok=True)
     come = sum(path.stat().st_blocks * 512 for path in new.rglob("*") if path.is_file())
-    backup.demand_room(stack, folder, max(0, size - come), f"Backup {given} of {size / 2**20:.0f} MiB would not fit.")
+    problem = f"Backup {given} of {size / 2**20:.0f} MiB would not fit."
+    backup_room.demand_to_fetch(stack, folder, max(0, size - come), problem)
     try:
         with restic.opened(stack) as place:
-            snapshot = offsite_place.by_id(place)[given]
-            words = ["restore", "--no-lock", "--verify", "--target", str(new), snapshot]
+            one = offsite_place.chosen(place, given)
+            if one is None:
+                raise EngineError("offsite", f"Backup {given} lies off-site no more.", stack.make("backups"))
+            words = ["restore", "--no-lock", "--verify", "--target", str(new), one.id]
             report.say(f"    backup {given} is fetched from off-site, {size / 2**20:.0f} MiB …")
             place.demand(*words, limit=stack.backup.timeout_seconds)
         if not (new / offsite_place.TOP / backup.MANIFEST).is_file():
-            raise EngineError("offsite", f"Copy {snapshot} holds no backup {given}.", stack.make("backups"))
+            raise EngineError("offsite", f"Copy {one.id} holds no backup {given}.", stack.make("backups"))
     except BaseException:
         if disk.problems([folder], stack.limits.min_free_bytes):
-            forget(stack)
+            backup_room.remove_fetched(stack.root)
         raise
     (new / offsite_place.TOP).rename(folder / given)
     releases.sync_folder(folder)
-    new.rmdir()
-
-
-def forget(stack: Stack, but: Optional[Path] = None) -> None:
-    """Remove what has come of backups whose fetch did not end.
-
-    Args:
-        stack: whose; the host's lock is held.
-        but: the folder of one that is fetched now.
-    """
-    for left in (stack.root / backup.FOLDER).glob(f"{_FETCHED}*"):
-        if left != but:
-            shutil.rmtree(left)
+    shutil.rmtree(new)
 
 
 def described(stack: Stack) -> Optional[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 from kit_engine import (
     backup,
     backup_notes,
-    backup_offsite,
+    backup_room,
     backup_stream,
     media_away,
     releases,
@@ -128,7 +128,7 @@ def prune_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     done = plan(stack)
     if not dry:
         remove(stack, done.removed)
-        backup_offsite.forget(stack)
+        backup_room.remove_fetched(stack.root)
         backup_stream.clear_now(stack, arguments.report, stack.root / backup.FOLDER)
         if stack.backed_up:
             restore_media.forget(docker, stack.backed_up)

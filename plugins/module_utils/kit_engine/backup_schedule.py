@@ -26,6 +26,10 @@ _MEANINGS = {
     BACKUP: "Back up", DRILL: "Restore the newest backup for a test:", OFFSITE: "Copy the backups off-site:",
 }  # fmt: skip
 UNITS = Path("/etc/systemd/system")
+# Where systemd notes when a timer with Persistent= rang last.
+STAMPS = Path("/var/lib/systemd/timers")
+# A new timer is given such a stamp at once.
+_NEW_SECONDS = 60.0
 # There only where systemd is PID 1.
 RUNS = Path("/run/systemd/system")
 RECORD = "records/scheduled.json"
@@ -112,7 +116,7 @@ def install(stack: Stack) -> bool:
             for path, text in paths.items():
                 releases.replace(path, text)
                 path.chmod(0o644)
-        elif timer.calendar and _shown(timer.unit).get("ActiveState") != "active":
+        elif timer.calendar and _shown(f"{timer.unit}.timer").get("ActiveState") != "active":
             changed.append(timer)
     if changed:
         _systemctl(stack, "daemon-reload")
@@ -140,16 +144,16 @@ def schedule_verb(docker: Docker, arguments: argparse.Namespace) -> None:
 
 
 def scheduled_verb(docker: Docker, arguments: argparse.Namespace) -> Callable[[], None]:
-    """Do what a timer is for, and note how it ended; what is left for after the lock is what concerns off-site."""
+    """Do what a timer is for, within :func:`noted`; what is left for after the lock is what concerns off-site."""
     report: Report = arguments.report
     stack, what = docker.stack, str(arguments.what)
     report.names = (what,)
     begun = time.time()
-    with _noted(docker, report, what, begun), report.step(what):
+    with report.step(what):
         given = _backup(docker, report) if what == BACKUP else _drill(docker, report)
 
     def later() -> None:
-        with _noted(docker, report, what, begun):
+        with noted(lambda: docker, report, what):
             if what == BACKUP:
                 backup_offsite.copy_made(stack, report, given)
             else:
@@ -165,15 +169,23 @@ def scheduled_verb(docker: Docker, arguments: argparse.Namespace) -> Callable[[]
 
 
 @contextmanager
-def _noted(docker: Docker, report: Report, what: str, begun: float) -> Iterator[None]:
-    """Note a failure, and tell whoever watches."""
-    stack = docker.stack
+def noted(docker_of: Callable[[], Docker], report: Report, what: str) -> Iterator[None]:
+    """Note a failure within the block, and tell whoever watches.
+
+    Args:
+        docker_of: gives the stack's containers; another release may serve once a run that was cut off is made whole.
+        report: where it is told that nobody answered.
+        what: that failed, such as ``backup``.
+    """
+    begun = time.time()
     try:
         yield
     except BaseException as error:
-        problem = error.problem if isinstance(error, EngineError) else type(error).__name__
+        problem = getattr(error, "problem", "") or str(error) or type(error).__name__
+        docker = docker_of()
+        stack = docker.stack
         _note(stack, what, begun, problem=problem)
-        if isinstance(error, EngineError):
+        if isinstance(error, Exception):
             ping(stack, report, "/fail")
             record = releases.read(stack.root, stack.release) if stack.release else None
             if record:
@@ -189,8 +201,9 @@ def state(stack: Stack) -> Optional[dict[str, Any]]:
 
     Returns:
         ``systemd`` (whether it is PID 1) and ``timers``: by what they run ``unit``, ``calendar``, ``installed``,
-        ``next`` (as systemd writes it; empty where nobody knows) and ``last`` (``begun`` and ``ended`` in seconds since
-        1970, ``ok``, ``backup``, ``problem``; None before the first run). None where nothing is scheduled.
+        ``next`` (as systemd writes it; empty where nobody knows), ``last`` (``begun`` and ``ended`` in seconds since
+        1970, ``ok``, ``backup``, ``problem``; None before the first run) and ``lost`` (when the timer rang last, where
+        that run has left no trace; else 0). None where nothing is scheduled.
     """
     wanted = timers(stack)
     if not wanted:
@@ -198,11 +211,12 @@ def state(stack: Stack) -> Optional[dict[str, Any]]:
     systemd, last = _has_systemd(), _last(stack)
     told = {}
     for timer in wanted:
-        shown = _shown(timer.unit) if systemd else {}
+        shown = _shown(f"{timer.unit}.timer") if systemd else {}
         told[timer.what] = {
             "unit": f"{timer.unit}.timer", "calendar": timer.calendar,
             "installed": shown.get("ActiveState") == "active",
             "next": shown.get("NextElapseUSecRealtime", ""), "last": last.get(timer.what),
+            "lost": _lost(stack, timer) if systemd else 0.0,
         }  # fmt: skip
     return {"systemd": systemd, "timers": told}
 
@@ -211,7 +225,10 @@ def lines(told: Optional[Mapping[str, Any]]) -> list[str]:
     """Write for people what :func:`state` tells."""
     if told is None:
         return []
-    return [f"{what:<12} {_when(told['systemd'], one)}; {_ended(one['last'])}" for what, one in told["timers"].items()]
+    return [
+        f"{what:<12} {_when(told['systemd'], one)}; {_ended(one['last'])}{_rang(one)}"
+        for what, one in told["timers"].items()
+    ]
 
 
 def _when(systemd: bool, one: Mapping[str, Any]) -> str:
@@ -227,6 +244,33 @@ def _ended(last: Optional[Mapping[str, Any]]) -> str:
         return "has not run yet"
     ago = f"last {duration(max(0.0, time.time() - last['ended']))} ago"
     return f"{ago}, good" if last["ok"] else f"{ago}, FAILED: {str(last['problem']).splitlines()[0]}"
+
+
+def _rang(one: Mapping[str, Any]) -> str:
+    if not one.get("lost"):
+        return ""
+    service = one["unit"].replace(".timer", ".service")
+    ago = duration(max(0.0, time.time() - one["lost"]))
+    return f"; it rang {ago} ago and NOTHING came of it: journalctl -u {service}"
+
+
+def _lost(stack: Stack, timer: Timer) -> float:
+    """Tell when a timer rang whose run noted nothing, as one that did not get as far as our program."""
+    try:
+        rang = (STAMPS / f"stamp-{timer.unit}.timer").stat().st_mtime
+        made = (UNITS / f"{timer.unit}.timer").stat().st_mtime
+    except OSError:
+        return 0.0
+
+    def is_noted() -> bool:
+        last = _last(stack).get(timer.what)
+        return last is None or float(last["ended"]) >= rang
+
+    if rang > time.time() or abs(rang - made) < _NEW_SECONDS or is_noted():
+        return 0.0
+    running = _shown(f"{timer.unit}.service").get("ActiveState") in ("activating", "active")
+    # It may have ended since it was looked up.
+    return 0.0 if running or is_noted() else rang
 
 
 def _backup(docker: Docker, report: Report) -> str:
@@ -332,7 +376,7 @@ def _remove(stack: Stack, what: str) -> None:
 def _shown(unit: str) -> dict[str, str]:
     told = {}
     with suppress(EngineError):
-        done = command.run(["systemctl", "show", f"{unit}.timer", *(f"--property={name}" for name in _ASK)])
+        done = command.run(["systemctl", "show", unit, *(f"--property={name}" for name in _ASK)])
         told = dict(line.split("=", 1) for line in done.out.splitlines() if "=" in line)
     return told
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -30,22 +31,37 @@ def backup_verb(docker: Docker, arguments: argparse.Namespace) -> Callable[[], N
 
 def backups_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     """List the backups, and where each lies."""
-    stack, problem, away = docker.stack, "", set[str]()
+    stack, problem, away = docker.stack, "", set[tuple[str, str]]()
     found = backup.listed(stack.root)
     try:
-        away = set(backup_offsite.listed(stack))
+        away = backup_offsite.listed(stack)
     except EngineError as error:
         problem = error.problem
     for one in found:
         here = [] if one.get(dump_feed.SNAPSHOT) else ["host"]
         # Where the place does not answer, what was put there is taken to be there.
-        one["where"] = [*here, *(["off-site"] if one["id"] in away or (problem and not here) else [])]
-    only = sorted(away - {str(one["id"]) for one in found}, reverse=True)
-    lines = [f"{backup.line(one)}, {one['kind']}, release {one['release'] or '-'}, {_where(one)}" for one in found]
-    lines += [f"{one}, off-site only" for one in only]
+        one["where"] = [*here, *(["off-site"] if backup_offsite.lies(away, one) or (problem and not here) else [])]
+    hosts: dict[str, list[str]] = {}
+    for host, given in sorted(away):
+        if given not in {str(one["id"]) for one in found}:
+            hosts.setdefault(given, []).append(host)
+    only = sorted(hosts, reverse=True)
+    lines = [_line(one) for one in found]
+    lines += [f"{given}, off-site only{_whose(hosts[given])}" for given in only]
     lines += [f"warning: which lie off-site is not known: {problem}"] if problem else []
     told = {"changed": False, "backups": found, "offsite_only": only, "offsite_problem": problem}
+    told["offsite_hosts"] = hosts
     arguments.report.done(told, "\n".join(lines) or "No backup yet.")
+
+
+def _line(one: dict[str, Any]) -> str:
+    told = f"{backup.line(one)}{backup.elsewhere(one)}, {one['kind']}, release {one['release'] or '-'}"
+    return f"{told}, {_where(one)}"
+
+
+def _whose(hosts: list[str]) -> str:
+    """Of one that this host has too, its own is meant."""
+    return "" if platform.node() in hosts else f", made on host {' and '.join(hosts)}"
 
 
 def _where(one: dict[str, Any]) -> str:

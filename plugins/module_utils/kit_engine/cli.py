@@ -115,7 +115,7 @@ def _run(words: list[str]) -> int:
             )
         docker = Docker(stack)
         report.mask = masking.of(docker)
-        with _locked(arguments):
+        with _noted(lambda: docker, arguments), _locked(arguments):
             if _makes_whole(arguments):
                 # Noted with that run, which the verb's own steps are no part of.
                 of_that_run = copy(report)
@@ -246,6 +246,15 @@ def _locked(arguments: argparse.Namespace) -> AbstractContextManager[None]:
         return nullcontext()
     command = f"./docker-manage.sh {arguments.env or 'ENVIRONMENT'} {arguments.verb}"
     return lock.held(arguments.root, command, lock.caller(), arguments.wait, session, arguments.report.say)
+
+
+def _noted(docker: Callable[[], Docker], arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    """Have it noted how a timer's run failed, also before its verb begins: nobody sits there who would see it."""
+    if arguments.verb != "scheduled":
+        return nullcontext()
+    schedule = import_module("kit_engine.backup_schedule")
+    noted: AbstractContextManager[None] = schedule.noted(docker, arguments.report, arguments.what)
+    return noted
 
 
 def _makes_whole(arguments: argparse.Namespace) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from kit_engine import client, command, database_password
+from kit_engine import client, command, database_name, database_password
 from kit_engine.docker import Container, Docker, image_id
 from kit_engine.errors import EngineError
 from kit_engine.stack import EXTERNAL_SECRETS, Database, External
@@ -83,8 +83,17 @@ def demand_restorable(docker: Docker, server: Container, wanted: Database) -> No
         wanted: the database; what the stack runs itself lets its user do all.
 
     Raises:
-        EngineError: it may not; the message says what an administrator has to grant.
+        EngineError: it may not; the message says what an administrator has to grant. Or no database of that name can be
+            replaced.
     """
+    wrong = database_name.problem(wanted.name)
+    if wrong:
+        raise EngineError(
+            "backup",
+            f"Nothing can be restored into database {wanted.name!r}: {wrong}. Nothing was changed.",
+            "bring its tables into a database of another name (pg_dump, pg_restore), write that into "
+            f"release_bundle_database_name in inventories/{docker.stack.env}, then: {docker.stack.make('deploy')}",
+        )
     if not isinstance(wanted, External):
         return
     quoted = wanted.name.replace("'", "''")

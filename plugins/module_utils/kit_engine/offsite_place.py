@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from kit_engine import releases, streams
 from kit_engine.errors import EngineError
@@ -130,9 +130,29 @@ def whole(found: Iterable[Snapshot]) -> list[Snapshot]:
     return [one for one in folders if all((one.host, one.backup, part) in there for part in one.apart)]
 
 
-def by_id(place: Place) -> dict[str, str]:
-    """Give by the id of each backup there that of its folder's snapshot, this host's own before another's."""
-    return {one.backup: one.id for one in sorted(whole(snapshots(place)), key=lambda one: one.ours)}
+def chosen(place: Place, given: str) -> Optional[Snapshot]:
+    """Find the folder of a backup there: this host's own, else the one that another host has put there.
+
+    Args:
+        place: where.
+        given: the backup's id.
+
+    Returns:
+        The newest snapshot of it; None where there is none.
+
+    Raises:
+        EngineError: this host has none of that id, and several others have.
+    """
+    by_host = {one.host: one for one in whole(snapshots(place)) if one.backup == given}
+    own = by_host.get(platform.node())
+    if own is None and len(by_host) > 1:
+        raise EngineError(
+            "offsite",
+            f"Off-site several hosts have a backup {given}: {', '.join(sorted(by_host))}; this one ({platform.node()}) "
+            "has none, and which of them it stands for is not known. Nothing was changed.",
+            "sudo hostnamectl set-hostname NAME    (on the host, the name of that one), then repeat the command",
+        )
+    return own or next(iter(by_host.values()), None)
 
 
 def newest(place: Place, part: str, given: str) -> str:

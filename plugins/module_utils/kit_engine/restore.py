@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,8 +17,10 @@ from typing import Any
 
 from kit_engine import (
     backup,
+    backup_loss,
     backup_notes,
     backup_offsite,
+    backup_room,
     beside,
     command,
     database,
@@ -37,7 +40,7 @@ from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.pending import RESTORE, Pending
 from kit_engine.report import Report
-from kit_engine.stack import Database, External
+from kit_engine.stack import Database, External, Stack
 
 STEPS = ("check", "backup", "restore", "media", "stop", "swap", "ready")
 NEWEST = "latest"
@@ -63,20 +66,23 @@ def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
 def _restore_asked(docker: Docker, report: Report, server: Container, arguments: argparse.Namespace) -> None:
     stack, wanted = docker.stack, wanted_database(docker)
     found = choose(docker, arguments.backup)
+    if arguments.backup == NEWEST:
+        _demand_rows_kept(stack, report, found)
     external.demand_restorable(docker, server, wanted)
     verbs.confirm(
         stack.env,
         arguments.confirm,
         f"This replaces database {wanted.name} ({database.size(docker) / 2**20:.1f} MiB) of {stack.name} ({stack.env}) "
-        f"on host {platform.node()} by backup {backup.line(found)}, release {found['release'] or '-'}, "
-        f"{sum((found.get('rows') or {}).values()):,} rows. What is there now stays under another name.",
+        f"on host {platform.node()} by backup {backup.line(found)}{_made_on(found)}, "
+        f"release {found['release'] or '-'}, {sum((found.get('rows') or {}).values()):,} rows. "
+        "What is there now stays under another name.",
         stack.make("restore", f"BACKUP={found['id']}", f"CONFIRM={stack.env}"),
     )
     backup_offsite.bring(stack, report, found)
     told = restore(docker, report, found)
     media = " with its media files" if told["media"] else ""
     text = (
-        f"{stack.name} ({stack.env}) serves backup {found['id']}{media}; the "
+        f"{stack.name} ({stack.env}) serves backup {found['id']}{backup.elsewhere(found)}{media}; the "
         f"database from before is {told['kept_as']}, and backup {told['safety']}."
     )
     if told["lacking"]:
@@ -85,6 +91,30 @@ def _restore_asked(docker: Docker, report: Report, server: Container, arguments:
             f"Next: {stack.make('migrate')}"
         )
     report.done({"changed": True, "backup": found["id"], "message": text, **told}, text)
+
+
+def _made_on(found: dict[str, Any]) -> str:
+    """Several hosts may share a place off-site, and each have a database of its own."""
+    return f", made on host {found['host']}" if found.get("host") else ""
+
+
+def _demand_rows_kept(stack: Stack, report: Report, found: dict[str, Any]) -> None:
+    """Refuse for ``latest`` a backup of the database that a host has which was built anew: the rows lie off-site."""
+    if not (stack.root / backup.FOLDER / found["id"]).is_dir() or "rows" not in found:
+        return
+    try:
+        before = backup_offsite.newest_away(stack)
+    except EngineError as error:
+        report.say(f"    warning: whether more rows lie off-site is not known: {error.problem}")
+        return
+    if before and backup_loss.is_lost(before.get("rows") or {}, found["rows"]):
+        raise EngineError(
+            "backup",
+            f"The latest backup on this host, {found['id']}, has {backup_loss.figures(found['rows'])}; {before['id']}, "
+            f"which this host has off-site only, has {backup_loss.figures(before['rows'])}. Which is meant? "
+            "Nothing was changed.",
+            ", or: ".join(stack.make("restore", f"BACKUP={one['id']}") for one in (before, found)),
+        )
 
 
 def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +152,7 @@ def _restore(
         # The one in use goes on beside it: a full disk would end both. Whose server it is, his is its disk.
         if stack.database:
             size = int(found.get("database_bytes", found["bytes"]))
-            backup.demand_restore_room(docker, size, "The restored database")
+            backup_room.demand_to_restore(docker, size, "The restored database")
     with report.step("backup"):
         restore_media.forget(docker, wanted)
         safety = backup.create(docker, report, kind=backup.SAFETY)
@@ -230,8 +260,9 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
 
     Args:
         docker: the stack's containers.
-        wanted: its id, or ``latest`` for the newest good one on this host; where there is none, the newest off-site.
-            One of what a restore has replaced, or was to, is neither: it is restored by its id.
+        wanted: its id, or ``latest`` for the newest good one on this host, one that it made itself before one that was
+            fetched of another; where there is none, the newest off-site (backup_offsite.manifest_of). One of what a
+            restore has replaced, or was to, is neither: it is restored by its id.
 
     Returns:
         Its manifest; one that lies off-site only is not brought here yet (backup_offsite.bring).
@@ -241,7 +272,8 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
     """
     stack = docker.stack
     if wanted == NEWEST:
-        chosen = backup.newest(stack.root, but=backup.SAFETY)
+        good = [one for one in backup.listed(stack.root) if not one["problem"] and one["kind"] != backup.SAFETY]
+        chosen = next(iter(sorted(good, key=lambda one: bool(backup.elsewhere(one)))), None)
     else:
         chosen = next((one for one in backup.listed(stack.root) if one["id"] == wanted), None)
     here = wanted != NEWEST and (stack.root / backup.FOLDER / wanted).is_dir()
@@ -249,7 +281,8 @@ def choose(docker: Docker, wanted: str) -> dict[str, Any]:
         chosen = backup_offsite.manifest_of(stack, "" if wanted == NEWEST else wanted)
     if here and chosen is None:
         problem = f"The manifest of backup {wanted} is missing, or is not what was written."
-        raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups") + "    (choose another)")
+        remedy = backup_offsite.instead(stack, wanted) or stack.make("backups") + "    (choose another)"
+        raise EngineError("backup", f"{problem} Nothing was changed.", remedy)
     if chosen is None:
         raise EngineError(
             "backup", f"There is no backup {wanted} under {stack.root / backup.FOLDER}.", stack.make("backups")
@@ -264,7 +297,8 @@ def _demand_sound(docker: Docker, found: dict[str, Any], folder: Path) -> None:
         problem = f"Backup {found['id']} is of {found['project']}, not of {stack.project}."
         raise EngineError("backup", f"{problem} Nothing was changed.", stack.make("backups"))
     with backup_notes.judged(folder, found):
-        verification.checksum(docker, folder, found)
+        with backup_offsite.copy_named(stack, found, "restore"):
+            verification.checksum(docker, folder, found)
         # The dump is compared with what was written on its way into the new database.
         media_away.demand_there(docker, found)
     major = database.server_version(docker).partition(".")[0]
@@ -294,9 +328,10 @@ def _create(docker: Docker, server: Container, wanted: Database, new: str) -> No
 
 def _drop_unfinished(docker: Docker, server: Container, wanted: Database) -> None:
     """Remove what a restore that was killed had loaded: nothing ever served it."""
-    names = f"SELECT datname FROM pg_database WHERE datname ~ '^{wanted.name}_new_[0-9]{{8}}_[0-9]{{6}}$'"  # noqa: S608 - as in _swap
-    for name in _rows(docker, server, wanted, names):
-        _sql(docker, server, wanted, "postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
+    ours = re.compile(re.escape(wanted.name) + "_new_[0-9]{8}_[0-9]{6}")
+    for name in _rows(docker, server, wanted, "SELECT datname FROM pg_database"):
+        if ours.fullmatch(name):
+            _sql(docker, server, wanted, "postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def _rows(docker: Docker, server: Container, wanted: Database, query: str) -> list[str]:
@@ -306,10 +341,10 @@ def _rows(docker: Docker, server: Container, wanted: Database, query: str) -> li
 
 def _swap(docker: Docker, server: Container, wanted: Database, new: str, kept: str) -> None:
     """Both renames at once, or none."""
-    # The name is the manifest's, whose schema allows letters, digits and underscores.
+    # No quote is in it (database_name).
     sessions = f"datname IN ('{wanted.name}', '{new}') AND backend_type = 'client backend'"
     # Autovacuum is the administrator's, whom not every user may disturb; a rename ends it by itself.
-    gone = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {sessions}"  # noqa: S608
+    gone = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {sessions}"  # noqa: S608 - see above
     renames = f'ALTER DATABASE "{wanted.name}" RENAME TO "{kept}"; ALTER DATABASE "{new}" RENAME TO "{wanted.name}"'
     _sql(docker, server, wanted, "postgres", gone, f"BEGIN; {renames}; COMMIT")
 

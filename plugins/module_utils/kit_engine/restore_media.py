@@ -139,7 +139,7 @@ def forget(docker: Docker, wanted: Database) -> None:
 
 def _there(docker: Docker, wanted: Database, names: Collection[str]) -> set[str]:
     """Which of some databases there are."""
-    # Each is a database's of ours with a time behind it, whose schema allows letters, digits and underscores.
+    # Each is a database's of ours with a time behind it, and holds no quote (database_name).
     listed = ", ".join(f"'{name}'" for name in names)
     query = f"SELECT datname FROM pg_database WHERE datname IN ({listed})"  # noqa: S608 - see above
     words = ["psql", "--no-psqlrc", "--no-password", "--tuples-only", "--no-align", f"--username={wanted.user}"]
