@@ -257,6 +257,74 @@ def test_a_rollback_that_was_cut_off_before_its_switch_has_left_nothing(host: Ho
     assert releases.current(host.root) == TWO
 
 
+def have_it_fail(monkeypatch: pytest.MonkeyPatch, failing: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Have some releases fail to serve, each in a step and with a code; gives those that were tried."""
+    tried: list[str] = []
+
+    def served(docker: Docker, report: Report) -> None:
+        tried.append(docker.stack.release)
+        if docker.stack.release in failing:
+            report.current, code = failing[docker.stack.release]
+            raise EngineError(code, "HTTP 503", "look")
+        releases.switch(docker.stack.root, docker.stack.release)
+
+    monkeypatch.setattr(recovery, "serve", served)
+    return tried
+
+
+@pytest.mark.parametrize(("kind", "state"), [(DEPLOY, "abandoned"), (ROLLBACK, "good")])
+def test_an_earlier_release_that_does_not_get_ready_holds_up_nothing(
+    host: Host, monkeypatch: pytest.MonkeyPatch, kind: str, state: str
+) -> None:
+    old = host.release(ONE)
+    host.release(TWO, state="running" if kind == DEPLOY else "good")
+    for service in (one for one in old.stack.services if one != "worker"):
+        host.has(service)
+    releases.switch(host.root, ONE)
+    pending.begin(host.root, Pending(TWO, kind, ONE))
+    have_it_fail(monkeypatch, {ONE: ("healthy", "not_ready")})
+    monkeypatch.setattr(release, "start", lambda _docker, services, *_, **_more: host.done.append(f"start {services}"))
+    told = recovery.recover(host.root)
+    assert "HTTP 503" in told
+    assert "make deploy ENV=prod" in told
+    assert pending.read(host.root) is None
+    assert host.record(TWO).state == state
+    # It goes on with all that it stands on.
+    assert host.done == [f"secrets of {ONE}", f"password of {ONE}", f"start {old.stack.workers}"]
+    assert recovery.recover(host.root) == ""
+
+
+def test_two_releases_that_do_not_get_ready_hold_up_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.release(ONE)
+    host.release(TWO, state="running")
+    releases.switch(host.root, TWO)
+    pending.begin(host.root, Pending(TWO, DEPLOY, ONE))
+    tried = have_it_fail(monkeypatch, {ONE: ("ready", "unhealthy"), TWO: ("healthy", "not_ready")})
+    told = recovery.recover(host.root)
+    assert tried == [TWO, ONE]
+    assert "could not be brought to serve" in told
+    assert f"Release {ONE}, which served before, does not get ready" in told
+    assert pending.read(host.root) is None
+    assert host.record(TWO).state == "failed"
+
+
+# Compose refuses, the database is not up, the engine is away: before the release is judged, or by another code.
+@pytest.mark.parametrize("failure", [("start", "start"), ("start", "unhealthy"), ("healthy", "docker")])
+@pytest.mark.parametrize("serving", [ONE, TWO])
+def test_a_host_that_cannot_act_is_made_whole_by_the_next_run(
+    host: Host, monkeypatch: pytest.MonkeyPatch, serving: str, failure: tuple[str, str]
+) -> None:
+    host.release(ONE)
+    host.release(TWO, state="running")
+    releases.switch(host.root, serving)
+    found = Pending(TWO, DEPLOY, ONE)
+    pending.begin(host.root, found)
+    have_it_fail(monkeypatch, {ONE: failure, TWO: failure})
+    with pytest.raises(EngineError):
+        recovery.recover(host.root)
+    assert pending.read(host.root) == found
+
+
 # --- going back ---
 
 
