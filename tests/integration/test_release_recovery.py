@@ -9,8 +9,9 @@ import time
 
 import pytest
 from support import host_releases, traffic
+from support.backups import until
 from support.engine_stack import docker
-from support.host_releases import MIGRATE, SECRETS, HostReleases, Released, demand_served, demand_whole
+from support.host_releases import DOMAIN, MIGRATE, SECRETS, HostReleases, Released, demand_served, demand_whole
 from testbed.fixtures import turn
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -61,27 +62,38 @@ def wait_for_step(host: HostReleases, step: str) -> None:
     raise AssertionError(f"step {step} never began")
 
 
+# As Docker starts them after a reboot, or after one ended by itself: each mounts what lies in its file's place then.
+@pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("end", ["fails", "is killed"])
-def test_a_new_database_password_that_comes_to_nothing_is_taken_back(released: Released, end: str) -> None:
+def test_a_new_database_password_that_comes_to_nothing_is_taken_back(
+    released: Released, end: str, restarted: bool
+) -> None:
     host = released.host
-    serving, text = host.current, host.ask("/version")
+    serving, text, web = host.current, host.ask("/version"), host.containers()["web"]
     rotated = {"release_bundle_secret_values": {**SECRETS, "PGPASSWORD": "another-database-password"}}
-    migrate = "import time; time.sleep(3); raise SystemExit('no such column')"
-    version = host.version(f"rotated, {end}", migrate=migrate, variables=rotated)
-    if end == "fails":
-        assert host.deploy(version).json["code"] == "migrate"
-    else:
-        running = host.started(*host.prepare_words(version))
-        running.stdin.write(host.archive(version))  # type: ignore[union-attr]  # it is a pipe
-        running.stdin.close()  # type: ignore[union-attr]  # it is a pipe
-        wait_for_step(host, "migrate")
-        # The role has it by then: the command in hand began after that.
-        time.sleep(2)
-        host_releases.kill_group(running, signal.SIGKILL)
-        running.wait(30)
-        # Any command that changes the host makes it whole first.
-        told = host.engine("prune-backups", "--json")
-        assert told.code == 0, told.err
+    migrate = "import time; time.sleep(8); raise SystemExit('no such column')"
+    version = host.version(f"rotated, {end} {restarted}", migrate=migrate, variables=rotated)
+    running = host.started(*host.prepare_words(version))
+    running.stdin.write(host.archive(version))  # type: ignore[union-attr]  # it is a pipe
+    running.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+    wait_for_step(host, "migrate")
+    # The role has it by then: the command in hand began after that.
+    time.sleep(2)
+    if restarted:
+        docker("restart", "--time", "0", *web)
+        until(lambda: answers(host))
+    # What needs no connection of its own is answered all along.
+    with traffic.Traffic(host.https_port, DOMAIN, 60.0, "/version", "/version").running() as load:
+        if end == "is killed":
+            host_releases.kill_group(running, signal.SIGKILL)
+            running.wait(30)
+            # Any command that changes the host makes it whole first.
+            told = host.engine("prune-backups", "--json")
+            assert told.code == 0, told.err
+        assert running.wait(60) != 0
+    seen = traffic.summary(load.requests)
+    assert not seen.failed, "\n".join(map(str, seen.failed))
+    assert seen.count > 10
     # Whoever had a connection must open another one.
     (database,) = host.containers()["db"]
     there = json.loads((host.root / "current/stack.json").read_text())["database"]
@@ -89,6 +101,14 @@ def test_a_new_database_password_that_comes_to_nothing_is_taken_back(released: R
     docker("exec", database, "psql", "--username", there["user"], "--dbname", there["name"], "--command", all_others)
     assert int(host.ask("/rows")) >= 0
     demand_whole(host, serving, text)
+
+
+def answers(host: HostReleases) -> bool:
+    """Whether the site does, by whatever it says."""
+    try:
+        return bool(host.ask("/version"))
+    except subprocess.CalledProcessError:
+        return False
 
 
 def test_a_good_release_that_cannot_be_brought_up_again_stays_good(released: Released) -> None:
