@@ -6,12 +6,13 @@ import json
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from support import host_releases, traffic
 from support.backups import until
 from support.engine_stack import docker
-from support.host_releases import DOMAIN, MIGRATE, SECRETS, HostReleases, Released, demand_served, demand_whole
+from support.host_releases import DOMAIN, MIGRATE, SECRETS, HostReleases, Released, Version, demand_served, demand_whole
 from testbed.fixtures import turn
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -101,6 +102,61 @@ def test_a_new_database_password_that_comes_to_nothing_is_taken_back(
     docker("exec", database, "psql", "--username", there["user"], "--dbname", there["name"], "--command", all_others)
     assert int(host.ask("/rows")) >= 0
     demand_whole(host, serving, text)
+
+
+# The site is ready where Redis takes the password that its address carries.
+CACHED = """
+import socket
+from urllib.parse import urlsplit
+
+CACHE = urlsplit(Path(os.environ["CACHE_URL_FILE"]).read_text().strip())
+
+
+def up(_request):
+    with socket.create_connection((CACHE.hostname, CACHE.port), 5) as redis:
+        redis.sendall(f"AUTH {CACHE.password}\\r\\nPING\\r\\n".encode())
+        told = b"".join(iter(lambda: redis.recv(1), b"\\n")) + redis.recv(100)
+    return HttpResponse(f"migrations: {told}", status=200 if b"+OK" in told and b"+PONG" in told else 503)
+
+
+urlpatterns = [path("up", up), *urlpatterns[1:]]
+"""
+CACHE_VARIABLES = {"CACHE_URL": {"secret": True, "from": "cache.url", "meaning": "The cache."}}
+
+
+def test_a_new_password_of_the_cache_is_no_bar_to_going_back(tmp_path: Path) -> None:
+    host = host_releases.make(tmp_path)
+
+    def version(text: str, password: str, migrate: str = MIGRATE) -> Version:
+        given = {"release_bundle_secret_values": {**SECRETS, "REDIS_PASSWORD": password}}
+        return host.version(
+            text,
+            settings=CACHED,
+            migrate=migrate,
+            manifest={"services": {"cache": True}},
+            variables=given,
+            further_variables=CACHE_VARIABLES,
+        )
+
+    try:
+        assert host.deploy(version("one", "first-cache-password")).code == 0
+        serving = host.current
+        broken = version("two", "second-cache-password", "raise SystemExit('no such column')")
+        told = host.deploy(broken, restarts=["redis"])
+        assert told.json["code"] == "migrate"
+        assert "PONG" in host.ask("/up")
+        told = host.deploy(version("three", "second-cache-password"), restarts=["redis"])
+        assert told.code == 0, told.err
+        before = host.containers()["redis"]
+        with traffic.Traffic(host.https_port, DOMAIN, 60.0, "/up", "/up").running() as load:
+            told = host.rollback()
+            assert told.code == 0, told.err
+        # By either release: each goes by a password of its own.
+        demand_served(traffic.summary(load.requests))
+        assert host.containers()["redis"] == before
+        assert (host.current, host.ask("/version")) == (serving, "one")
+    finally:
+        host.remove()
 
 
 def answers(host: HostReleases) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from kit_engine import (
     backup_schedule,
+    cache_password,
     database_password,
     ending,
     masking,
@@ -84,6 +85,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         done.append(f"password of {docker.stack.release}")
         return True
 
+    def cache(docker: Docker) -> None:
+        done.append(f"cache of {docker.stack.release}")
+
     def remove(_docker: Docker, containers: list[Container], **_more: int) -> None:
         done.extend(f"remove {item.id}" for item in containers)
 
@@ -98,6 +102,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(Docker, "containers", lambda _docker: list(host.there))
     monkeypatch.setattr(prepare, "secrets", secrets)
     monkeypatch.setattr(database_password, "ensure", password)
+    monkeypatch.setattr(cache_password, "ensure", cache)
     monkeypatch.setattr(ending, "remove", remove)
     monkeypatch.setattr(one_off, "remove_left", lambda _docker: None)
     monkeypatch.setattr(preflight, "check", lambda _docker: [])

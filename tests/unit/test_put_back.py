@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
-from kit_engine import pending, prepare, releases, rollout
-from kit_engine.docker import Docker
+from kit_engine import cache_password, pending, prepare, readiness, releases, rollout, stack
+from kit_engine.command import Done
+from kit_engine.docker import Container, Docker
+from kit_engine.errors import EngineError
 from kit_engine.pending import DEPLOY, Pending
+from support.kit import ROOT
 from support.released_host import ONE, TWO, Host
 
 _REAL_SECRETS = prepare.secrets
@@ -48,6 +57,39 @@ def test_what_docker_started_with_another_release_s_secrets_reads_its_own(
     assert [path.read_text() for path in sorted(mounted.iterdir())] == ["one", "one"]
     misled = differs and later
     again = [f"hang up web{ONE}", "restart worker"] if misled else []
-    assert host.done == [f"password of {ONE}", *again]
+    assert host.done == [f"password of {ONE}", f"cache of {ONE}", *again]
     # What Redis was started with is what it takes.
     assert seen == ("one" if misled or not differs else "two", "two" if differs else "one")
+
+
+@pytest.mark.parametrize("answer", ["OK\n", "ERR unknown command 'ACL'\n", "timeout"])
+def test_redis_is_told_a_hash_and_made_anew_only_where_it_takes_none(
+    root: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    told: list[str] = []
+
+    def execute(_docker: Docker, _container: Container, words: Sequence[str], *, stdin: str, **_more: Any) -> Done:
+        assert "hidden" not in " ".join(words)
+        told.append(stdin)
+        if answer == "timeout":
+            raise EngineError("timeout", "it hangs", "look")
+        return Done(0, answer, "")
+
+    data = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    docker = Docker(stack.read(data, root, root / "releases/one"))
+    redis = Container("redis", "redis", "redis", "", "", "running", 0, "", "", 0)
+    there = [redis]
+    monkeypatch.setattr(Docker, "containers", lambda _docker: there)
+    monkeypatch.setattr(Docker, "execute", execute)
+    monkeypatch.setattr(Docker, "compose", lambda _docker, *words, **_more: told.append(f"{words[0]} {words[-1]}"))
+    monkeypatch.setattr(readiness, "wait_healthy", lambda _docker, service, _restarts: told.append(f"wait {service}"))
+    cache_password.ensure(docker)
+    assert told == []
+    (root / "shared/secrets").mkdir(parents=True)
+    (root / "shared/secrets/redis_password").write_text("hidden\n")
+    cache_password.ensure(docker)
+    said = f"ACL SETUSER default #{hashlib.sha256(b'hidden').hexdigest()}\n"
+    assert told == [said, *([] if answer == "OK\n" else ["up redis", "wait redis"])]
+    there.clear()
+    cache_password.ensure(docker)
+    assert told.count(said) == 1

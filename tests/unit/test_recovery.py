@@ -53,7 +53,7 @@ def test_a_release_that_is_given_up_leaves_the_role_with_the_old_password(host: 
     for service in old.stack.services:
         host.has(service)
     rollout.give_up(new, old)
-    assert host.done == [f"secrets of {ONE}", f"password of {ONE}"]
+    assert host.done == [f"secrets of {ONE}", f"password of {ONE}", f"cache of {ONE}"]
 
 
 def test_a_database_that_is_down_is_not_asked_for_its_password(host: Host) -> None:
@@ -61,7 +61,7 @@ def test_a_database_that_is_down_is_not_asked_for_its_password(host: Host) -> No
     for service in old.stack.services:
         host.has(service, running=service != "db")
     rollout.give_up(new, old)
-    assert host.done == [f"secrets of {ONE}"]
+    assert host.done == [f"secrets of {ONE}", f"cache of {ONE}"]
 
 
 def test_a_service_that_only_the_failed_release_had_goes_with_it(host: Host) -> None:
@@ -88,7 +88,7 @@ def test_going_back_sets_the_password_before_anything_of_the_app_starts(
     told = report()
     told.names = rollout.CONVERGE
     rollout.converge(old, told)
-    assert host.done == [f"secrets of {ONE}", "db", "redis", f"password of {ONE}", "start web"]
+    assert host.done == [f"secrets of {ONE}", "db", "redis", f"password of {ONE}", f"cache of {ONE}", "start web"]
 
 
 def test_a_release_without_nginx_sets_the_password_although_its_database_is_unchanged(
@@ -197,7 +197,7 @@ def test_an_earlier_release_that_does_not_get_ready_holds_up_nothing(
     assert pending.read(host.root) is None
     assert host.record(TWO).state == state
     # It goes on with all that it stands on.
-    assert host.done == [f"secrets of {ONE}", f"password of {ONE}", f"start {old.stack.workers}"]
+    assert host.done == [f"secrets of {ONE}", f"password of {ONE}", f"cache of {ONE}", f"start {old.stack.workers}"]
     assert recovery.recover(host.root) == ""
 
 

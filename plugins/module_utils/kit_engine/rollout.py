@@ -22,6 +22,7 @@ from typing import Optional
 from kit_engine import (
     backup,
     backup_prune,
+    cache_password,
     current,
     database,
     database_password,
@@ -143,7 +144,7 @@ class _Beside:
     Attributes:
         threads: whose end a release that fails waits for, before anything of it is removed.
         apart: where its own commands run; None where it has none to run.
-        asked: the question which migrations are applied, and the password of the database's role.
+        asked: the question which migrations are applied, and the passwords of database and cache.
         created: its web containers; None until they can be.
     """
 
@@ -154,7 +155,8 @@ class _Beside:
 
 
 def _ask_database(docker: Docker, *, applied: bool) -> list[str]:
-    """Bring the role's password in line with the secret; gives the migrations that are applied, where it is asked."""
+    """Bring passwords in line with the secrets; gives the migrations that are applied, where it is asked."""
+    cache_password.ensure(docker)
     if docker.stack.database:
         database_password.ensure(docker)
     return database.migrations(docker) if applied else []
@@ -253,6 +255,7 @@ def converge(docker: Docker, report: Report) -> None:
                 release.start(docker, (service,), "--no-deps")
             readiness.wait_healthy(docker, service, {})
         database_password.ensure(docker)
+        cache_password.ensure(docker)
         _read_anew(docker, misled)
         _start_web(docker)
     with report.step("healthy"):
@@ -281,6 +284,7 @@ def give_up(docker: Docker, old: Optional[Docker]) -> None:
     running = {item.service for item in there if item.running}
     if old.stack.database and old.stack.database.service in running:
         database_password.ensure(old)
+    cache_password.ensure(old)
     _read_anew(old, misled)
     if not set(old.stack.workers) <= running:
         release.start(old, old.stack.workers, "--no-deps", there=there)
