@@ -6,11 +6,13 @@ import json
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from support import host_releases, traffic
+from support.backups import until
 from support.engine_stack import docker
-from support.host_releases import MIGRATE, SECRETS, HostReleases, Released, demand_served, demand_whole
+from support.host_releases import DOMAIN, MIGRATE, SECRETS, HostReleases, Released, Version, demand_served, demand_whole
 from testbed.fixtures import turn
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -61,27 +63,38 @@ def wait_for_step(host: HostReleases, step: str) -> None:
     raise AssertionError(f"step {step} never began")
 
 
+# As Docker starts them after a reboot, or after one ended by itself: each mounts what lies in its file's place then.
+@pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("end", ["fails", "is killed"])
-def test_a_new_database_password_that_comes_to_nothing_is_taken_back(released: Released, end: str) -> None:
+def test_a_new_database_password_that_comes_to_nothing_is_taken_back(
+    released: Released, end: str, restarted: bool
+) -> None:
     host = released.host
-    serving, text = host.current, host.ask("/version")
+    serving, text, web = host.current, host.ask("/version"), host.containers()["web"]
     rotated = {"release_bundle_secret_values": {**SECRETS, "PGPASSWORD": "another-database-password"}}
-    migrate = "import time; time.sleep(3); raise SystemExit('no such column')"
-    version = host.version(f"rotated, {end}", migrate=migrate, variables=rotated)
-    if end == "fails":
-        assert host.deploy(version).json["code"] == "migrate"
-    else:
-        running = host.started(*host.prepare_words(version))
-        running.stdin.write(host.archive(version))  # type: ignore[union-attr]  # it is a pipe
-        running.stdin.close()  # type: ignore[union-attr]  # it is a pipe
-        wait_for_step(host, "migrate")
-        # The role has it by then: the command in hand began after that.
-        time.sleep(2)
-        host_releases.kill_group(running, signal.SIGKILL)
-        running.wait(30)
-        # Any command that changes the host makes it whole first.
-        told = host.engine("prune-backups", "--json")
-        assert told.code == 0, told.err
+    migrate = "import time; time.sleep(8); raise SystemExit('no such column')"
+    version = host.version(f"rotated, {end} {restarted}", migrate=migrate, variables=rotated)
+    running = host.started(*host.prepare_words(version))
+    running.stdin.write(host.archive(version))  # type: ignore[union-attr]  # it is a pipe
+    running.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+    wait_for_step(host, "migrate")
+    # The role has it by then: the command in hand began after that.
+    time.sleep(2)
+    if restarted:
+        docker("restart", "--time", "0", *web)
+        until(lambda: answers(host))
+    # What needs no connection of its own is answered all along.
+    with traffic.Traffic(host.https_port, DOMAIN, 60.0, "/version", "/version").running() as load:
+        if end == "is killed":
+            host_releases.kill_group(running, signal.SIGKILL)
+            running.wait(30)
+            # Any command that changes the host makes it whole first.
+            told = host.engine("prune-backups", "--json")
+            assert told.code == 0, told.err
+        assert running.wait(60) != 0
+    seen = traffic.summary(load.requests)
+    assert not seen.failed, "\n".join(map(str, seen.failed))
+    assert seen.count > 10
     # Whoever had a connection must open another one.
     (database,) = host.containers()["db"]
     there = json.loads((host.root / "current/stack.json").read_text())["database"]
@@ -89,6 +102,69 @@ def test_a_new_database_password_that_comes_to_nothing_is_taken_back(released: R
     docker("exec", database, "psql", "--username", there["user"], "--dbname", there["name"], "--command", all_others)
     assert int(host.ask("/rows")) >= 0
     demand_whole(host, serving, text)
+
+
+# The site is ready where Redis takes the password that its address carries.
+CACHED = """
+import socket
+from urllib.parse import urlsplit
+
+CACHE = urlsplit(Path(os.environ["CACHE_URL_FILE"]).read_text().strip())
+
+
+def up(_request):
+    with socket.create_connection((CACHE.hostname, CACHE.port), 5) as redis:
+        redis.sendall(f"AUTH {CACHE.password}\\r\\nPING\\r\\n".encode())
+        told = b"".join(iter(lambda: redis.recv(1), b"\\n")) + redis.recv(100)
+    return HttpResponse(f"migrations: {told}", status=200 if b"+OK" in told and b"+PONG" in told else 503)
+
+
+urlpatterns = [path("up", up), *urlpatterns[1:]]
+"""
+CACHE_VARIABLES = {"CACHE_URL": {"secret": True, "from": "cache.url", "meaning": "The cache."}}
+
+
+def test_a_new_password_of_the_cache_is_no_bar_to_going_back(tmp_path: Path) -> None:
+    host = host_releases.make(tmp_path)
+
+    def version(text: str, password: str, migrate: str = MIGRATE) -> Version:
+        given = {"release_bundle_secret_values": {**SECRETS, "REDIS_PASSWORD": password}}
+        return host.version(
+            text,
+            settings=CACHED,
+            migrate=migrate,
+            manifest={"services": {"cache": True}},
+            variables=given,
+            further_variables=CACHE_VARIABLES,
+        )
+
+    try:
+        assert host.deploy(version("one", "first-cache-password")).code == 0
+        serving = host.current
+        broken = version("two", "second-cache-password", "raise SystemExit('no such column')")
+        told = host.deploy(broken, restarts=["redis"])
+        assert told.json["code"] == "migrate"
+        assert "PONG" in host.ask("/up")
+        told = host.deploy(version("three", "second-cache-password"), restarts=["redis"])
+        assert told.code == 0, told.err
+        before = host.containers()["redis"]
+        with traffic.Traffic(host.https_port, DOMAIN, 60.0, "/up", "/up").running() as load:
+            told = host.rollback()
+            assert told.code == 0, told.err
+        # By either release: each goes by a password of its own.
+        demand_served(traffic.summary(load.requests))
+        assert host.containers()["redis"] == before
+        assert (host.current, host.ask("/version")) == (serving, "one")
+    finally:
+        host.remove()
+
+
+def answers(host: HostReleases) -> bool:
+    """Whether the site does, by whatever it says."""
+    try:
+        return bool(host.ask("/version"))
+    except subprocess.CalledProcessError:
+        return False
 
 
 def test_a_good_release_that_cannot_be_brought_up_again_stays_good(released: Released) -> None:

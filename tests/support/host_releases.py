@@ -252,7 +252,7 @@ class HostReleases:
             {
                 "project_manifest": str(path),
                 "release_bundle_images": {
-                    "postgres": base_image("postgres"), "nginx": base_image("nginx"), "app": image,
+                    **{name: base_image(name) for name in ("postgres", "redis", "nginx")}, "app": image,
                 },
                 "release_bundle_secret_values": SECRETS,
                 "release_bundle_edge_address": "127.0.0.1",

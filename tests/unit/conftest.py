@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from kit_engine import lock
+from support.released_host import host
 from support.sessions import Programs
+
+__all__ = ["host"]
 
 
 @pytest.fixture

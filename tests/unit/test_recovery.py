@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,10 @@ from typing import Any
 import pytest
 from kit_engine import (
     admin,
-    backup_schedule,
     current,
     database,
     database_password,
     edge,
-    ending,
-    masking,
-    one_off,
     pending,
     preflight,
     prepare,
@@ -33,103 +28,17 @@ from kit_engine import (
     retention,
     rollout,
     synced_source,
-    verbs,
 )
-from kit_engine.docker import Container, Docker
+from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.pending import DEPLOY, ROLLBACK, Pending
-from kit_engine.releases import Record
 from kit_engine.report import Report
 from support.kit import ROOT
+from support.released_host import ONE, THREE, TWO, Host, report
 
-ONE, TWO, THREE = (f"2026010{number}T000000Z-0123456" for number in (1, 2, 3))
 KNOWN: dict[str, Any] = {
     "migrations": ["site.0002_more"], "backup": {"id": "20260102T000000Z"}, "gaps": {"db": 2.0}, "previous": ONE,
 }  # fmt: skip
-
-
-@dataclass
-class Host:
-    """A deploy root with releases, and what was done to its containers.
-
-    Attributes:
-        there: its containers.
-        done: what was done, in order.
-    """
-
-    root: Path
-    there: list[Container] = field(default_factory=list)
-    done: list[str] = field(default_factory=list)
-
-    def release(self, name: str, env: str = "prod", *, lacks: str = "", **facts: Any) -> Docker:
-        """Write a release and its record; `lacks` names a service that it has not."""
-        folder = self.root / releases.FOLDER / name
-        folder.mkdir(parents=True)
-        told = json.loads((ROOT / f"tests/render/golden/{env}/stack.json").read_text())
-        told["services"] = [one for one in told["services"] if one != lacks]
-        (folder / "stack.json").write_text(json.dumps(told))
-        record: dict[str, Any] = {"env": env, "started": name, "state": "good", **facts}
-        releases.write(self.root, Record(id=name, **record))
-        return recovery.docker_of(self.root, name)
-
-    def record(self, name: str) -> Record:
-        """Read a release's record."""
-        found = releases.read(self.root, name)
-        assert found
-        return found
-
-    def has(self, service: str, *, name: str = "", running: bool = True) -> None:
-        """Have a container; with a release's name it is web of that."""
-        state = "running" if running else "exited"
-        self.there.append(Container(f"{service}{name}", service, service, "", "", state, 0, "", "", 0, release=name))
-
-
-@pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """One that nothing was released to."""
-    host = Host(tmp_path)
-    done = host.done
-
-    def secrets(docker: Docker, **_more: bool) -> bool:
-        done.append(f"secrets of {docker.stack.release}")
-        return True
-
-    def password(docker: Docker) -> bool:
-        done.append(f"password of {docker.stack.release}")
-        return True
-
-    def remove(_docker: Docker, containers: list[Container], **_more: int) -> None:
-        done.extend(f"remove {item.id}" for item in containers)
-
-    def served(docker: Docker, _report: Report) -> None:
-        done.append(f"serve {docker.stack.release}")
-        releases.switch(docker.stack.root, docker.stack.release)
-
-    def up(docker: Docker, _report: Report, **_more: bool) -> release.Changes:
-        done.append(f"up {docker.stack.release}")
-        return release.Changes()
-
-    monkeypatch.setattr(Docker, "containers", lambda _docker: list(host.there))
-    monkeypatch.setattr(prepare, "secrets", secrets)
-    monkeypatch.setattr(database_password, "ensure", password)
-    monkeypatch.setattr(ending, "remove", remove)
-    monkeypatch.setattr(one_off, "remove_left", lambda _docker: None)
-    monkeypatch.setattr(preflight, "check", lambda _docker: [])
-    monkeypatch.setattr(recovery, "serve", served)
-    monkeypatch.setattr(release, "up", up)
-    monkeypatch.setattr(masking, "of", lambda _docker: str)
-    monkeypatch.setattr(verbs, "site_url", lambda _docker: "https://site.test")
-    monkeypatch.setattr(backup_schedule, "keep", lambda *_: None)
-    monkeypatch.setattr(backup_schedule, "follow_up", lambda *_: None)
-    monkeypatch.setattr(retention, "image_id", lambda _reference: "sha256:1")
-    monkeypatch.setattr(releasing, "image_id", lambda _reference: "sha256:1")
-    recovery.docker_of.cache_clear()
-    return host
-
-
-def report() -> Report:
-    """Nobody reads along."""
-    return Report("release", as_json=False, stream=StringIO())
 
 
 def bring_up_again(host: Host, **more: Any) -> Pending:
@@ -146,7 +55,7 @@ def test_a_release_that_is_given_up_leaves_the_role_with_the_old_password(host: 
     for service in old.stack.services:
         host.has(service)
     rollout.give_up(new, old)
-    assert host.done == [f"secrets of {ONE}", f"password of {ONE}"]
+    assert host.done == [f"secrets of {ONE}", f"password of {ONE}", f"cache of {ONE}"]
 
 
 def test_a_database_that_is_down_is_not_asked_for_its_password(host: Host) -> None:
@@ -154,7 +63,7 @@ def test_a_database_that_is_down_is_not_asked_for_its_password(host: Host) -> No
     for service in old.stack.services:
         host.has(service, running=service != "db")
     rollout.give_up(new, old)
-    assert host.done == [f"secrets of {ONE}"]
+    assert host.done == [f"secrets of {ONE}", f"cache of {ONE}"]
 
 
 def test_a_service_that_only_the_failed_release_had_goes_with_it(host: Host) -> None:
@@ -181,7 +90,7 @@ def test_going_back_sets_the_password_before_anything_of_the_app_starts(
     told = report()
     told.names = rollout.CONVERGE
     rollout.converge(old, told)
-    assert host.done == [f"secrets of {ONE}", "db", "redis", f"password of {ONE}", "start web"]
+    assert host.done == [f"secrets of {ONE}", "db", "redis", f"password of {ONE}", f"cache of {ONE}", "start web"]
 
 
 def test_a_release_without_nginx_sets_the_password_although_its_database_is_unchanged(
@@ -328,6 +237,74 @@ def test_one_that_had_been_left_is_good_again_once_it_passed_the_gate(host: Host
     else:
         with pytest.raises(EngineError, match="No good release is left"):
             retention.target(host.root, "")
+
+
+def have_it_fail(monkeypatch: pytest.MonkeyPatch, failing: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Have some releases fail to serve, each in a step and with a code; gives those that were tried."""
+    tried: list[str] = []
+
+    def served(docker: Docker, report: Report) -> None:
+        tried.append(docker.stack.release)
+        if docker.stack.release in failing:
+            report.current, code = failing[docker.stack.release]
+            raise EngineError(code, "HTTP 503", "look")
+        releases.switch(docker.stack.root, docker.stack.release)
+
+    monkeypatch.setattr(recovery, "serve", served)
+    return tried
+
+
+@pytest.mark.parametrize(("kind", "state"), [(DEPLOY, "abandoned"), (ROLLBACK, "good")])
+def test_an_earlier_release_that_does_not_get_ready_holds_up_nothing(
+    host: Host, monkeypatch: pytest.MonkeyPatch, kind: str, state: str
+) -> None:
+    old = host.release(ONE)
+    host.release(TWO, state="running" if kind == DEPLOY else "good")
+    for service in (one for one in old.stack.services if one != "worker"):
+        host.has(service)
+    releases.switch(host.root, ONE)
+    pending.begin(host.root, Pending(TWO, kind, ONE))
+    have_it_fail(monkeypatch, {ONE: ("healthy", "not_ready")})
+    monkeypatch.setattr(release, "start", lambda _docker, services, *_, **_more: host.done.append(f"start {services}"))
+    told = recovery.recover(host.root)
+    assert "HTTP 503" in told
+    assert "make deploy ENV=prod" in told
+    assert pending.read(host.root) is None
+    assert host.record(TWO).state == state
+    # It goes on with all that it stands on.
+    assert host.done == [f"secrets of {ONE}", f"password of {ONE}", f"cache of {ONE}", f"start {old.stack.workers}"]
+    assert recovery.recover(host.root) == ""
+
+
+def test_two_releases_that_do_not_get_ready_hold_up_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.release(ONE)
+    host.release(TWO, state="running")
+    releases.switch(host.root, TWO)
+    pending.begin(host.root, Pending(TWO, DEPLOY, ONE))
+    tried = have_it_fail(monkeypatch, {ONE: ("ready", "unhealthy"), TWO: ("healthy", "not_ready")})
+    told = recovery.recover(host.root)
+    assert tried == [TWO, ONE]
+    assert "could not be brought to serve" in told
+    assert f"Release {ONE}, which served before, does not get ready" in told
+    assert pending.read(host.root) is None
+    assert host.record(TWO).state == "failed"
+
+
+# Compose refuses, the database is not up, the engine is away: before the release is judged, or by another code.
+@pytest.mark.parametrize("failure", [("start", "start"), ("start", "unhealthy"), ("healthy", "docker")])
+@pytest.mark.parametrize("serving", [ONE, TWO])
+def test_a_host_that_cannot_act_is_made_whole_by_the_next_run(
+    host: Host, monkeypatch: pytest.MonkeyPatch, serving: str, failure: tuple[str, str]
+) -> None:
+    host.release(ONE)
+    host.release(TWO, state="running")
+    releases.switch(host.root, serving)
+    found = Pending(TWO, DEPLOY, ONE)
+    pending.begin(host.root, found)
+    have_it_fail(monkeypatch, {ONE: failure, TWO: failure})
+    with pytest.raises(EngineError):
+        recovery.recover(host.root)
+    assert pending.read(host.root) == found
 
 
 # --- going back ---

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -60,6 +60,11 @@ def with_other_secrets(docker: Docker, containers: Sequence[Container], folder: 
         for name, contents in _secrets(docker, folder).items()
         if name in there and "secrets" in noted.get(name, {}) and noted[name]["secrets"] != contents
     }
+
+
+def mounted_by(docker: Docker, names: Collection[str]) -> set[str]:
+    """Name the files of the secrets that some services mount."""
+    return {Path(file).name for name, mine in _secret_files(docker).items() if name in names for file in mine.values()}
 
 
 def planned(docker: Docker, containers: Sequence[Container]) -> dict[str, str]:

@@ -7,6 +7,7 @@ before it.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
@@ -43,6 +44,14 @@ def read(root: Path) -> Optional[Pending]:
 def begin(root: Path, pending: Pending) -> None:
     """Note what begins, before anything of it is done."""
     releases.replace(_path(root), json.dumps(asdict(pending)) + "\n")
+
+
+def begun(root: Path) -> str:
+    """Tell when what is under way began, in UTC as Docker writes it, to the second; empty where nothing is."""
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(_path(root).stat().st_mtime))
+    except OSError:
+        return ""
 
 
 def end(root: Path) -> None:

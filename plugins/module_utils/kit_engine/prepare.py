@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -103,12 +103,14 @@ def give_back(root: Path) -> None:
                 os.lchown(place, owner.st_uid, owner.st_gid)
 
 
-def secrets(docker: Docker, *, drop: bool = True) -> bool:
+def secrets(docker: Docker, *, drop: bool = True, into: Collection[str] = ()) -> bool:
     """Put the bundle's secret files where Compose mounts them from, owned by the user that reads them.
 
     Args:
         docker: the stack's containers; images are on this host.
         drop: whether files that the bundle does not have go; containers of another release may mount them still.
+        into: files whose containers shall find the new content too. What is mounted is a file, not its name: containers
+            that have an earlier one keep that.
 
     Returns:
         Whether a file was written or removed.
@@ -116,9 +118,8 @@ def secrets(docker: Docker, *, drop: bool = True) -> bool:
     Raises:
         EngineError: services that run as different users want the same secret.
     """
-    source, target = docker.stack.bundle / "secrets", docker.stack.root / "shared/secrets"
-    found = sorted(source.glob("*")) if source.is_dir() else []
-    wanted = {path.name: path.read_bytes() for path in found if path.name not in stacks.ENGINE_SECRETS}
+    target = docker.stack.root / "shared/secrets"
+    wanted = wanted_secrets(docker.stack.bundle)
     if not wanted and not target.is_dir():
         return False
     target.mkdir(mode=0o700, exist_ok=True)
@@ -126,10 +127,19 @@ def secrets(docker: Docker, *, drop: bool = True) -> bool:
     differing = [name for name, content in wanted.items() if not _holds(target / name, content, readers.get(name, 0))]
     strangers = [path for path in target.iterdir() if path.name not in wanted] if drop else []
     for name in differing:
+        if name in into and (target / name).is_file():
+            _write_into(target / name, wanted[name])
         _place(target / name, wanted[name], readers.get(name, 0))
     for path in strangers:
         path.unlink()
     return bool(differing or strangers)
+
+
+def wanted_secrets(bundle: Path) -> dict[str, bytes]:
+    """Read the secrets of a release that containers mount, by their file's name."""
+    source = bundle / "secrets"
+    found = sorted(source.glob("*")) if source.is_dir() else []
+    return {path.name: path.read_bytes() for path in found if path.name not in stacks.ENGINE_SECRETS}
 
 
 def writable_paths(source: Source) -> list[str]:
@@ -197,6 +207,14 @@ def _holds(path: Path, content: bytes, uid: int) -> bool:
         return path.read_bytes() == content and (os.geteuid() != 0 or path.stat().st_uid == uid)
     except OSError:
         return False
+
+
+def _write_into(path: Path, content: bytes) -> None:
+    """Give a file another content at once, as whoever reads it just then takes it."""
+    path.chmod(0o200 | stat.S_IMODE(path.stat().st_mode))
+    with path.open("r+b", buffering=0) as file:
+        file.write(content)
+        file.truncate()
 
 
 def _place(path: Path, content: bytes, uid: int) -> None:

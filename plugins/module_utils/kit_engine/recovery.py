@@ -16,13 +16,21 @@ from kit_engine.pending import DEPLOY, RESTORE, ROLLBACK, Pending
 from kit_engine.report import Report
 from kit_engine.stack import Stack
 
+# What a release is found by not to get ready, and the steps in which it is the release that is judged: in those before,
+# the host or what the app stands on may be why.
+VERDICTS, JUDGED = ("not_ready", "unhealthy", "migrate"), ("healthy", "migrate", "ready")
+
+
+class Unfit(EngineError):  # noqa: N818 - it is a verdict, and reads as one
+    """A release does not get ready although the host did all that was asked of it: to repeat that helps nothing."""
+
 
 def recover(root: Path, report: Optional[Report] = None) -> str:
     """Bring the host to a whole state if an earlier run was cut off; to be called with the host's lock held.
 
     Before the switch the release that served before goes on alone. After it the new one serves, and what was left to do
     for that is done; its record says that no smoke gate judged it, and the next deploy brings it up again, judged, or
-    another one.
+    another one. A release that does not get ready any more is told of and left: what comes next is what helps then.
 
     Args:
         root: the deploy root.
@@ -32,7 +40,7 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
         A sentence about what was done; empty where nothing was under way.
 
     Raises:
-        EngineError: neither release can be brought to serve.
+        EngineError: the host could not do what it takes, such as without its Docker engine; the next run tries again.
     """
     for leftover in (root / releases.FOLDER).glob(".incoming-*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -65,13 +73,26 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
             text = f"release {found.id} serves; its run was cut off before the smoke gate"
         except EngineError as error:
             text = f"release {found.id} was cut off, and could not be brought to serve: {mask(error.problem)}"
-            go_back(root, found, report, text)
+            try:
+                go_back(root, found, report, text)
+            except Unfit as second:
+                text += mask(_neither(root, found, second))
+                pending.end(root)
+                report.say(f"    {text}")
             return text
     else:
         text = f"the run was cut off before release {found.id} served"
-        rollout.give_up(docker_of(root, found.id), None)
-        if found.previous:
-            _serve(root, found.previous, apart)
+        new = docker_of(root, found.id)
+        rollout.give_up(new, None)
+        try:
+            if found.previous:
+                _serve(root, found.previous, apart)
+        except Unfit as error:
+            text += mask(_neither(root, found, error))
+            old = docker_of(root, found.previous)
+            if old.stack.rolls:
+                # As after one that failed: it goes on as it is, with all that it stands on.
+                rollout.give_up(new, old)
     if found.kind == ROLLBACK and switched:
         leave(root, found)
     record = releases.read(root, found.id)
@@ -95,6 +116,10 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
 
     Returns:
         A sentence, with a line break before it, about what serves now and what the database keeps.
+
+    Raises:
+        Unfit: it does not get ready either.
+        EngineError: the host could not do what it takes.
     """
     record, deploys = releases.read(root, under_way.id), under_way.kind == DEPLOY
     was_good = record is not None and record.state == "good"
@@ -149,8 +174,23 @@ def what_stays(stack: Stack, record: releases.Record) -> str:
     )
 
 
+def _neither(root: Path, found: Pending, error: Unfit) -> str:
+    """Say that the earlier release is none to go back to, and what to do; to be added to what became of the other."""
+    docker = docker_of(root, found.previous)
+    make, problem = docker.stack.make, masking.of(docker)(error.problem)
+    return (
+        f".\n    Release {found.previous}, which served before, does not get ready: {problem}\n"
+        f"    It was left as it is. What helps is a release that gets ready: {make('deploy')} or {make('rollback')}"
+    )
+
+
 def _serve(root: Path, release_id: str, report: Report) -> None:
-    serve(docker_of(root, release_id), report)
+    try:
+        serve(docker_of(root, release_id), report)
+    except EngineError as error:
+        if error.code in VERDICTS and report.current in JUDGED:
+            raise Unfit(error.code, error.problem, error.remedy) from error
+        raise
 
 
 def serve(docker: Docker, report: Report) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 from kit_engine import (
     admin,
+    cache_password,
     command,
     current,
     database_password,
@@ -103,6 +104,8 @@ def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
         asks = stack.database is not None and (bool(stack.release) or stack.database.service not in unchanged)
         if asks and database_password.ensure(docker):
             changes.prepared.append("the database role's password")
+        if stack.release:
+            cache_password.ensure(docker)
         # One that ends since its database was away is not to blame, and may note that later than we do: once more.
         settled = before if all(container.well for container in before) else docker.containers()
         restarts = {container.id: container.restarts + 1 for container in settled}

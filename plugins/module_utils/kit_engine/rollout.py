@@ -22,6 +22,7 @@ from typing import Optional
 from kit_engine import (
     backup,
     backup_prune,
+    cache_password,
     current,
     database,
     database_password,
@@ -29,6 +30,7 @@ from kit_engine import (
     ending,
     hooks,
     one_off,
+    pending,
     preflight,
     prepare,
     readiness,
@@ -142,7 +144,7 @@ class _Beside:
     Attributes:
         threads: whose end a release that fails waits for, before anything of it is removed.
         apart: where its own commands run; None where it has none to run.
-        asked: the question which migrations are applied, and the password of the database's role.
+        asked: the question which migrations are applied, and the passwords of database and cache.
         created: its web containers; None until they can be.
     """
 
@@ -153,7 +155,8 @@ class _Beside:
 
 
 def _ask_database(docker: Docker, *, applied: bool) -> list[str]:
-    """Bring the role's password in line with the secret; gives the migrations that are applied, where it is asked."""
+    """Bring passwords in line with the secrets; gives the migrations that are applied, where it is asked."""
+    cache_password.ensure(docker)
     if docker.stack.database:
         database_password.ensure(docker)
     return database.migrations(docker) if applied else []
@@ -245,13 +248,15 @@ def converge(docker: Docker, report: Report) -> None:
     """
     with report.step("start"):
         prepare.folders(docker.stack)
-        prepare.secrets(docker)
+        misled = _put_back_secrets(docker)
         edge.stage(docker, next((item for item in docker.of(EDGE) if item.running), None))
         for service in docker.stack.backing_services:
             if not any(item.running for item in docker.of(service)):
                 release.start(docker, (service,), "--no-deps")
             readiness.wait_healthy(docker, service, {})
         database_password.ensure(docker)
+        cache_password.ensure(docker)
+        _read_anew(docker, misled)
         _start_web(docker)
     with report.step("healthy"):
         readiness.wait_for_web(docker, sockets(docker))
@@ -273,14 +278,48 @@ def give_up(docker: Docker, old: Optional[Docker]) -> None:
     _drop_sockets(docker)
     if old is None:
         return
-    prepare.secrets(old)
+    misled = _put_back_secrets(old)
     there = old.containers()
     ending.remove(docker, [item for item in there if item.service not in old.stack.services])
     running = {item.service for item in there if item.running}
     if old.stack.database and old.stack.database.service in running:
         database_password.ensure(old)
+    cache_password.ensure(old)
+    _read_anew(old, misled)
     if not set(old.stack.workers) <= running:
         release.start(old, old.stack.workers, "--no-deps", there=there)
+
+
+def _put_back_secrets(docker: Docker) -> list[Container]:
+    """Put a release's secrets in their place, of which another's may have lain there.
+
+    Gives those of its containers that were started meanwhile, as by a reboot: each has the other's secrets until it
+    reads them anew. A web container then finds its own, and need not go for that.
+    """
+    stack = docker.stack
+    under_way = pending.read(stack.root)
+    serves_on = under_way and under_way.id != stack.release == releases.current(stack.root)
+    misled = []
+    if under_way and serves_on:
+        other = stack.root / releases.FOLDER / under_way.id
+        if prepare.wanted_secrets(other) != prepare.wanted_secrets(stack.bundle):
+            begun, ours = pending.begun(stack.root), ("", stack.release)
+            apps = [item for item in docker.containers() if item.service in stack.app_services and item.release in ours]
+            misled = [item for item in apps if item.running and item.started >= begun]
+    prepare.secrets(docker, into=current.mounted_by(docker, stack.app_services) if misled else ())
+    return misled
+
+
+def _read_anew(docker: Docker, misled: Sequence[Container]) -> None:
+    """Have containers read their secrets: web without a gap, the others by a restart."""
+    stack = docker.stack
+    for item in misled:
+        if item.service == stack.web:
+            # One that ends just then reads them when it starts again.
+            docker.hang_up(item)
+    others = sorted({item.service for item in misled} - {stack.web})
+    if others:
+        docker.compose("restart", *others, code="restart", remedy=stack.make("logs"), ending=misled)
 
 
 def lead_to(docker: Docker, before: Sequence[Container]) -> None:
