@@ -12,7 +12,17 @@ import pytest
 from support import host_releases, traffic
 from support.backups import until
 from support.engine_stack import docker
-from support.host_releases import DOMAIN, MIGRATE, SECRETS, HostReleases, Released, Version, demand_served, demand_whole
+from support.host_releases import (
+    BROKEN,
+    DOMAIN,
+    MIGRATE,
+    SECRETS,
+    HostReleases,
+    Released,
+    Version,
+    demand_served,
+    demand_whole,
+)
 from testbed.fixtures import turn
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -261,3 +271,14 @@ def test_a_changed_database_setting_wants_a_word(released: Released) -> None:
     assert told.code == 0, told.err
     assert host.containers()["db"] != before["db"]
     assert host.record(host.current)["gaps"]["db"] > 0
+    # One that fails leaves the database as it had it made; to go back to what serves wants a word too.
+    settings = BROKEN["answers with errors"][0]["settings"]
+    given["db"]["memory"] = "1000m"
+    broken = host.version("more, and broken", settings=settings, variables={"release_bundle_limits": given})
+    assert host.deploy(broken, restarts=["db"]).json["code"] == "not_ready"
+    left = host.containers()
+    assert host.deploy(None).json["code"] == "restart_needed"
+    assert host.containers() == left
+    told = host.deploy(None, restarts=["db"])
+    assert told.code == 0, told.err
+    assert host.containers()["db"] != left["db"]

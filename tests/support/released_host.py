@@ -23,6 +23,7 @@ from kit_engine import (
     releases,
     releasing,
     retention,
+    rollout,
     verbs,
 )
 from kit_engine.docker import Container, Docker
@@ -41,11 +42,13 @@ class Host:
     Attributes:
         there: its containers.
         done: what was done, in order.
+        anew: services that Compose would make anew.
     """
 
     root: Path
     there: list[Container] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
+    anew: set[str] = field(default_factory=set)
 
     def release(self, name: str, env: str = "prod", *, lacks: str = "", **facts: Any) -> Docker:
         """Write a release and its record; `lacks` names a service that it has not."""
@@ -106,6 +109,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(ending, "remove", remove)
     monkeypatch.setattr(one_off, "remove_left", lambda _docker: None)
     monkeypatch.setattr(preflight, "check", lambda _docker: [])
+    monkeypatch.setattr(rollout, "restarts", lambda *_: host.anew)
     monkeypatch.setattr(recovery, "serve", served)
     monkeypatch.setattr(release, "up", up)
     monkeypatch.setattr(masking, "of", lambda _docker: str)

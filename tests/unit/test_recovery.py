@@ -394,6 +394,20 @@ def test_one_that_is_cut_off_while_it_is_brought_up_again_is_what_it_was(
     assert host.record(TWO).backup == KNOWN["backup"]
 
 
+def test_what_a_failed_release_left_is_not_made_anew_unasked(host: Host) -> None:
+    host.release(ONE, **KNOWN)
+    releases.switch(host.root, ONE)
+    host.anew = {"db"}
+    with pytest.raises(EngineError) as refused:
+        bring_up_again(host)
+    assert refused.value.code == "restart_needed"
+    assert "make deploy ENV=prod ALLOW_RESTART=db" in refused.value.remedy
+    assert (host.done, pending.read(host.root), host.record(ONE).state) == ([], None, "good")
+    bring_up_again(host, restarts=["db"])
+    releasing._switch(host.root, report())
+    assert host.done == [f"up {ONE}"]
+
+
 # --- migrations ---
 
 

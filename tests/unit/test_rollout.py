@@ -53,7 +53,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Docker:
     monkeypatch.setattr(rollout, "_create_web", lambda _docker: None)
     monkeypatch.setattr(rollout, "_ask_database", lambda _docker, **_more: [])
     monkeypatch.setattr(rollout, "_backing", lambda *_: {})
-    monkeypatch.setattr(rollout, "_allowed", lambda *_: set())
+    monkeypatch.setattr(rollout, "made_anew", lambda *_: set())
     monkeypatch.setattr(rollout, "_start_web", lambda _docker: pytest.fail("it was to end before"))
     monkeypatch.setattr(release, "publish_static", lambda *_: None)
     monkeypatch.setattr(preflight, "check", lambda _docker: [])
@@ -209,20 +209,20 @@ def test_what_compose_would_make_anew_is_told_and_wants_a_word(
     docker = anew(tmp_path, monkeypatch, *services)
     assert rollout.restarts(docker, []) == set(services)
     if not services:
-        assert rollout._allowed(docker, [], frozenset()) == set()
+        assert rollout.made_anew(docker, [], frozenset()) == set()
         return
     with pytest.raises(EngineError, match="Nothing was changed") as refused:
-        rollout._allowed(docker, [], frozenset())
+        rollout.made_anew(docker, [], frozenset())
     assert refused.value.code == "restart_needed"
     assert f"make deploy ENV=prod ALLOW_RESTART={','.join(sorted(services))} " in refused.value.remedy
     for allowed in (frozenset(services), frozenset({"all"})):
-        assert rollout._allowed(docker, [], allowed) == set(services)
+        assert rollout.made_anew(docker, [], allowed) == set(services)
 
 
 def test_a_word_for_one_service_is_none_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker = anew(tmp_path, monkeypatch, "nginx", "redis")
     with pytest.raises(EngineError, match="changes nginx,") as refused:
-        rollout._allowed(docker, [], frozenset({"redis"}))
+        rollout.made_anew(docker, [], frozenset({"redis"}))
     assert "ALLOW_RESTART=nginx,redis " in refused.value.remedy
 
 

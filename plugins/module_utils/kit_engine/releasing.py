@@ -157,7 +157,10 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
             report.names = wanted.steps(docker)
             rollout.ready_for(docker, report, wanted, done)
         else:
-            preflight.check(docker)
+            there = preflight.check(docker)
+            if served == given and docker.stack.rolls:
+                # One that failed may have left what the app stands on another than this one's.
+                rollout.made_anew(docker, there, wanted.restarts)
     except BaseException as error:
         failed_at = report.current
         if known:

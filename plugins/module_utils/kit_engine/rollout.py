@@ -108,7 +108,7 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
         before = preflight.check(docker)
         prepare.folders(stack)
         # A rollback leaves what the app stands on as it is.
-        anew = _allowed(docker, before, wanted.restarts) if wanted.commands else set()
+        anew = made_anew(docker, before, wanted.restarts) if wanted.commands else set()
         prepare.secrets(docker, drop=False)
         nginx = next((item for item in before if item.service == EDGE and item.running), None)
         edge.stage(docker, nginx)
@@ -423,8 +423,13 @@ def restarts(docker: Docker, before: Sequence[Container]) -> set[str]:
     return anew | (current.with_other_secrets(docker, before, stack.bundle / "secrets") & set(services))
 
 
-def _allowed(docker: Docker, before: Sequence[Container], allowed: frozenset[str]) -> set[str]:
-    """Name the services that are made anew.
+def made_anew(docker: Docker, before: Sequence[Container], allowed: frozenset[str]) -> set[str]:
+    """Name the services that a release makes anew although that leaves a gap.
+
+    Args:
+        docker: the release.
+        before: all containers that there are.
+        allowed: services that may be; ``all`` stands for each.
 
     Raises:
         EngineError: somebody must allow it first.
