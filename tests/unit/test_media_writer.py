@@ -187,6 +187,39 @@ def test_wherever_it_is_cut_off_it_goes_on(
     assert cuts > 3 + 5 + 1 + 2
 
 
+def test_what_the_app_writes_after_a_cut_is_neither_lost_nor_in_the_way(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "c").mkdir()
+    (place / "c/x").write_text("old")
+    cuts = 0
+    for number in range(100):
+        at = tmp_path.with_name(f"{tmp_path.name}-{number}")
+        shutil.copytree(place, at, symlinks=True)
+        stage(at, [*ENTRIES, folder("c"), entry("c/y", b"b")], [b"new", b"b"])
+        with monkeypatch.context() as patched:
+            Cut(patched, number)
+            try:
+                media_writer.finish(at, BEFORE)
+            except KeyboardInterrupt:
+                cuts += 1
+        # Wherever something has gone out, or is still to come.
+        lacking = [path for path in ("a/x", "a/z", "b", "c/x", "c/z", "gone") if not (at / path).exists()]
+        for path in lacking:
+            (at / path).parent.mkdir(exist_ok=True)
+            (at / path).write_text("since")
+        media_writer.finish(at, BEFORE)
+        found, kept = content(at), content(at / media_writer.KEPT / BEFORE)
+        if cuts <= number:
+            break
+        assert found.items() >= (NEW | {"c/y": "b"}).items(), number
+        assert kept.items() >= (OLD | {"c/x": "old"}).items(), number
+        since = [text for path, text in (*found.items(), *kept.items()) if text == "since" and path != "link"]
+        assert len(since) == len(lacking), number
+        assert not (at / media_writer.PLACE).exists()
+    assert cuts > 3 + 5 + 1 + 2
+
+
 def archive(*names: str) -> io.BytesIO:
     """What restic writes of a folder: all below one name; a name that ends in a slash is a folder."""
     out = io.BytesIO()

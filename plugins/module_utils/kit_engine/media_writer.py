@@ -23,6 +23,7 @@ import sys
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +31,8 @@ from typing import Any, BinaryIO
 PLACE = ".kit-restore"
 # Under the name of the database that went with them, the media files that a restore has replaced.
 KEPT = ".kit-before"
+# Among those: what the app wrote where another file belongs, after a restore was cut off between its renames.
+ASIDE = ".kit-since"
 LENGTH = struct.Struct(">I")
 _NEW, _OLD, _CONTENT, _ALL_OUT = "new", "old", "content", "all-out"
 _PIECE = 1 << 20
@@ -136,10 +139,12 @@ def finish(folder: Path, name: str) -> None:
             old.mkdir(exist_ok=True)
             for path in folder.iterdir():
                 if path.name not in (PLACE, KEPT):
-                    path.rename(old / path.name)
+                    _join(path, old / path.name, old / ASIDE)
             (place / _ALL_OUT).touch()
             os.sync()
         for path in new.iterdir():
+            if os.path.lexists(folder / path.name):
+                _join(folder / path.name, path, old / ASIDE)
             path.rename(folder / path.name)
         os.sync()
         # It is empty. That it is gone says that all is in, whatever of the rest has gone before a cut.
@@ -150,6 +155,26 @@ def finish(folder: Path, name: str) -> None:
         old.rename(folder / KEPT / name)
         os.sync()
     shutil.rmtree(place)
+
+
+def _join(path: Path, into: Path, aside: Path) -> None:
+    """Rename; where that was begun, cut off, and the app has written since, put both together.
+
+    Args:
+        path: what is there now.
+        into: where it goes. Folders become one; neither of two files is lost.
+        aside: folder for what finds its place taken, by its name, or that with a number where it is not the first.
+    """
+    if not os.path.lexists(into):
+        path.rename(into)
+    elif all(stat.S_ISDIR(one.lstat().st_mode) for one in (path, into)):
+        for one in path.iterdir():
+            _join(one, into / one.name, aside / path.name)
+        path.rmdir()
+    else:
+        aside.mkdir(parents=True, exist_ok=True)
+        names = chain([path.name], (f"{path.name}.{number}" for number in count(1)))
+        path.rename(next(aside / name for name in names if not os.path.lexists(aside / name)))
 
 
 def drop(folder: Path) -> None:

@@ -244,18 +244,30 @@ def converge(docker: Docker, report: Report) -> None:
         EngineError: it cannot be brought to serve.
     """
     with report.step("start"):
-        prepare.folders(docker.stack)
-        prepare.secrets(docker)
+        stand(docker)
         edge.stage(docker, next((item for item in docker.of(EDGE) if item.running), None))
-        for service in docker.stack.backing_services:
-            if not any(item.running for item in docker.of(service)):
-                release.start(docker, (service,), "--no-deps")
-            readiness.wait_healthy(docker, service, {})
         database_password.ensure(docker)
         _start_web(docker)
     with report.step("healthy"):
         readiness.wait_for_web(docker, sockets(docker))
     switch(docker, report, publish=True)
+
+
+def stand(docker: Docker) -> None:
+    """Bring up what a release's web and workers stand on, and nothing else.
+
+    Args:
+        docker: the release.
+
+    Raises:
+        EngineError: a service does not start, or does not become healthy.
+    """
+    prepare.folders(docker.stack)
+    prepare.secrets(docker)
+    for service in docker.stack.backing_services:
+        if not any(item.running for item in docker.of(service)):
+            release.start(docker, (service,), "--no-deps")
+        readiness.wait_healthy(docker, service, {})
 
 
 def give_up(docker: Docker, old: Optional[Docker]) -> None:
