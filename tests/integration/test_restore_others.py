@@ -117,3 +117,16 @@ def test_rows_that_are_older_than_the_code_are_told_and_each_way_on_works(host: 
     assert host.ask("/rows") == "77"
     # For the next test: a release that knows no more than this one.
     assert host.deploy(host.version("as before")).code == 0
+
+
+def test_a_database_of_more_tables_than_a_transaction_has_locks_for_comes_back(host: HostReleases) -> None:
+    """Four for each: its own, its sequence's, its indexes'. A server has 64 for each of 100 connections."""
+    each = "DO $$ BEGIN FOR number IN 1..2000 LOOP EXECUTE format('{}', number); COMMIT; END LOOP; END $$"
+    sql(host, each.format("CREATE TABLE kit_many_%s (id bigserial PRIMARY KEY, text text UNIQUE)"))
+    try:
+        given = backed_up(host, "--level", "restore")
+        told = restore(host, given)
+        assert told.code == 0, told.err
+        assert sql(host, "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'kit\\_many\\_%'") == "2000"
+    finally:
+        sql(host, each.format("DROP TABLE kit_many_%s"))

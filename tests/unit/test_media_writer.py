@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import io
 import json
 import os
 import shutil
+import sys
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
@@ -35,7 +39,7 @@ def stage(place: Path, entries: list[dict[str, Any]], contents: list[bytes]) -> 
     by_digest = {sha256(one).hexdigest(): one for one in contents}
     stdin = io.BytesIO("".join(json.dumps(one) + "\n" for one in entries).encode() + b"\n")
     stdin.seek(0, io.SEEK_END)
-    for digest in sorted(by_digest):
+    for digest in dict.fromkeys(one["sha256"] for one in entries if one.get("sha256") in by_digest):
         stdin.write(media_writer.LENGTH.pack(len(by_digest[digest])) + by_digest[digest] + media_writer.LENGTH.pack(0))
     stdin.seek(0)
     out = io.BytesIO()
@@ -187,6 +191,39 @@ def test_wherever_it_is_cut_off_it_goes_on(
     assert cuts > 3 + 5 + 1 + 2
 
 
+def test_what_the_app_writes_after_a_cut_is_neither_lost_nor_in_the_way(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "c").mkdir()
+    (place / "c/x").write_text("old")
+    cuts = 0
+    for number in range(100):
+        at = tmp_path.with_name(f"{tmp_path.name}-{number}")
+        shutil.copytree(place, at, symlinks=True)
+        stage(at, [*ENTRIES, folder("c"), entry("c/y", b"b")], [b"new", b"b"])
+        with monkeypatch.context() as patched:
+            Cut(patched, number)
+            try:
+                media_writer.finish(at, BEFORE)
+            except KeyboardInterrupt:
+                cuts += 1
+        # Wherever something has gone out, or is still to come.
+        lacking = [path for path in ("a/x", "a/z", "b", "c/x", "c/z", "gone") if not (at / path).exists()]
+        for path in lacking:
+            (at / path).parent.mkdir(exist_ok=True)
+            (at / path).write_text("since")
+        media_writer.finish(at, BEFORE)
+        found, kept = content(at), content(at / media_writer.KEPT / BEFORE)
+        if cuts <= number:
+            break
+        assert found.items() >= (NEW | {"c/y": "b"}).items(), number
+        assert kept.items() >= (OLD | {"c/x": "old"}).items(), number
+        since = [text for path, text in (*found.items(), *kept.items()) if text == "since" and path != "link"]
+        assert len(since) == len(lacking), number
+        assert not (at / media_writer.PLACE).exists()
+    assert cuts > 3 + 5 + 1 + 2
+
+
 def archive(*names: str) -> io.BytesIO:
     """What restic writes of a folder: all below one name; a name that ends in a slash is a folder."""
     out = io.BytesIO()
@@ -222,3 +259,81 @@ def test_an_archive_that_is_cut_puts_nothing_into_place(place: Path, length: int
         media_writer.unpack(place, io.BytesIO(whole[:length]), 2)
     media_writer.drop(place)
     assert content(place) == before
+
+
+def test_an_owner_that_cannot_be_set_is_no_success(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the engine's containers have users of their own, among which the file's owner is none."""
+
+    def refused(*_: object, **_more: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", refused)
+    with pytest.raises(tarfile.ExtractError, match="could not change owner"):
+        media_writer.unpack(place, archive("", "top"), 1)
+
+
+# A container of the kit has 1 GiB (throw_away.MEMORY), and media may be ten million files.
+BYTES_PER_FILE = 64
+Work = Callable[[], object]
+
+
+@pytest.fixture
+def grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path, int], Work]], float]:
+    """Gives the bytes that each further file takes at the most: what some and four times as many take, compared."""
+    # By which pathlib keeps names in a table of Python's own, that grows when it likes.
+    monkeypatch.setattr(sys, "intern", str)
+
+    def measured(work: Callable[[Path, int], Work]) -> float:
+        few, many, peaks = 800, 2400, []
+        # Python keeps some small objects for later: first of all it does so.
+        for turn, number in enumerate((many, few, many)):
+            place = tmp_path / str(turn)
+            place.mkdir()
+            run = work(place, number)
+            gc.collect()
+            if turn:
+                tracemalloc.start()
+            run()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return (peaks[2] - peaks[1]) / (many - few)
+
+    return measured
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_memory_does_not_grow_with_files_that_are_laid(
+    tmp_path: Path, grown: Callable[[Callable[[Path, int], Work]], float], *, again: bool
+) -> None:
+    def work(place: Path, number: int) -> Work:
+        contents = [str(one).encode() for one in range(number)]
+        entries = [entry(f"{one[-2:].decode()}/{one.decode()}", one) for one in contents]
+        if again:
+            stage(place, entries, contents)
+            entries = [{**one, "mtime_ns": WHEN + 1} for one in entries]
+        # Outside of Python's memory.
+        given = tmp_path / "given"
+        with given.open("wb") as file:
+            file.writelines(json.dumps(one).encode() + b"\n" for one in entries)
+            file.write(b"\n")
+            length = media_writer.LENGTH
+            file.writelines(length.pack(len(one)) + one + length.pack(0) for one in contents)
+
+        def run() -> None:
+            with given.open("rb") as stdin, Path(os.devnull).open("wb") as out:
+                (media_writer.again if again else media_writer.stage)(place, stdin, out)
+
+        return run
+
+    assert grown(work) < BYTES_PER_FILE
+
+
+def test_memory_does_not_grow_with_files_that_are_unpacked(
+    grown: Callable[[Callable[[Path, int], Work]], float],
+) -> None:
+    def work(place: Path, number: int) -> Work:
+        packed = archive("", *(f"{one % 100}-{one}" for one in range(number)))
+        return lambda: media_writer.unpack(place, packed, number)
+
+    assert grown(work) < BYTES_PER_FILE

@@ -113,8 +113,6 @@ def test_several_stop_at_the_first_error_and_read_the_file_itself(
     assert words[:3] == ["docker", "exec", "made"]
     assert {"pg_restore", "--exit-on-error", "--jobs=3", "--dbname=site_new"} <= set(words)
     assert words[-1] == "/backup/database.dump"
-    # It excludes them.
-    assert "--single-transaction" not in words
     assert said == ""
     # Indexes of as many as may be take no more of the server's memory together.
     found = [next(word for word in loaded(count, "")[0] if word.startswith("PGOPTIONS=")) for count in (2, 4, 32)]
@@ -126,7 +124,7 @@ def test_a_server_without_connections_to_spare_is_loaded_by_one(
 ) -> None:
     assert "--jobs=3" in loaded(3, "", free=7)[0]
     words, said = loaded(3, "", free=6)
-    assert "--single-transaction" in words
+    assert words[:4] == ["docker", "exec", "--interactive", "server"]
     assert said == "    loaded by one process instead of 3: the server has 6 connections left"
 
 
@@ -170,14 +168,27 @@ def test_what_several_could_not_dump(
 
 
 @pytest.mark.parametrize(("count", "problem"), [(1, ""), (3, "psql: no pg_hba.conf entry")])
-def test_one_loads_all_or_nothing_from_its_input(
+def test_one_loads_from_its_input_and_stops_at_the_first_error(
     loaded: Callable[..., tuple[list[str], str]], count: int, problem: str
 ) -> None:
     words, said = loaded(count, problem)
     assert words[:4] == ["docker", "exec", "--interactive", "server"]
-    assert {"pg_restore", "--exit-on-error", "--single-transaction"} <= set(words)
+    assert {"pg_restore", "--exit-on-error"} <= set(words)
     assert not [one for one in words if "jobs" in one]
     assert said == (f"    loaded by one process instead of 3: {problem}" if problem else "")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_no_load_holds_locks_on_all_that_it_makes_or_waits_for_the_disk_each_time(
+    loaded: Callable[..., tuple[list[str], str]], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    words, _ = loaded(count, "")
+    assert "--single-transaction" not in words
+    options = words[words.index("pg_restore") - 1]
+    assert options.startswith("PGOPTIONS=-c synchronous_commit=off")
+    # A pooler before a server of others refuses them.
+    monkeypatch.setattr(client.Way, "is_beside", False)
+    assert not [word for word in loaded(count, "")[0] if "PGOPTIONS" in word]
 
 
 def test_no_secret_is_an_argument(tmp_path: Path) -> None:

@@ -25,13 +25,14 @@ from kit_engine import (
     release_commands,
     releases,
     releasing,
+    restore_media,
     retention,
     rollout,
     synced_source,
 )
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
-from kit_engine.pending import DEPLOY, ROLLBACK, Pending
+from kit_engine.pending import DEPLOY, RESTORE, ROLLBACK, Pending
 from kit_engine.report import Report
 from support.kit import ROOT
 from support.released_host import ONE, THREE, TWO, Host, report
@@ -406,6 +407,35 @@ def test_what_a_failed_release_left_is_not_made_anew_unasked(host: Host) -> None
     bring_up_again(host, restarts=["db"])
     releasing._switch(host.root, report())
     assert host.done == [f"up {ONE}"]
+
+
+# --- a restore that was cut off ---
+
+
+@pytest.mark.parametrize("unsettled", [True, False])
+def test_media_files_follow_the_database_before_anybody_writes_to_them(
+    host: Host, monkeypatch: pytest.MonkeyPatch, *, unsettled: bool
+) -> None:
+    host.release(ONE)
+    releases.switch(host.root, ONE)
+    pending.begin(host.root, Pending(ONE, RESTORE, ONE))
+    if unsettled:
+        (host.root / restore_media.NOTE).write_text('{"kept": "site_before_20260101_000000"}')
+    monkeypatch.setattr(rollout, "stand", lambda docker: host.done.append(f"stand {docker.stack.release}"))
+    monkeypatch.setattr(restore_media, "settle", lambda *_: host.done.append("settle"))
+    recovery.recover(host.root)
+    assert host.done == [*([f"stand {ONE}", "settle"] if unsettled else []), f"serve {ONE}"]
+    assert pending.read(host.root) is None
+
+
+def test_only_what_the_app_stands_on_is_brought_up_for_that(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = host.release(ONE)
+    host.has("redis")
+    monkeypatch.setattr(prepare, "folders", lambda _stack: None)
+    monkeypatch.setattr(release, "start", lambda _docker, services, *_: host.done.append(f"start {services}"))
+    monkeypatch.setattr(readiness, "wait_healthy", lambda _docker, service, _: host.done.append(f"healthy {service}"))
+    rollout.stand(docker)
+    assert host.done == [f"secrets of {ONE}", "start ('db',)", "healthy db", "healthy redis"]
 
 
 # --- migrations ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import disk, docker_socket
+from kit_engine import command, disk, docker_socket, media_away, stack
+from kit_engine.docker import Docker
+from kit_engine.errors import EngineError
+from support.kit import ROOT
 
 
 @pytest.fixture
@@ -61,3 +65,22 @@ def test_one_that_was_led_to_another_disk_is_that(tmp_path: Path) -> None:
 def test_where_users_have_other_numbers_it_is_not_read(volume: dict[str, Any], other_users: int) -> None:
     volume["pid"] = other_users
     assert disk.volume_folder("media") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [(["name=seccomp,profile=builtin", "name=userns"], True), (["name=rootless"], True), (["name=cgroupns"], False)],
+)
+def test_restic_does_not_read_what_has_other_owners_here(
+    volume: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], *, refused: bool
+) -> None:
+    told = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    docker = Docker(stack.read(told, tmp_path, tmp_path))
+    monkeypatch.setattr(Docker, "has_volume", lambda *_: True)
+    monkeypatch.setattr(command, "run", lambda *_, **__: command.Done(0, json.dumps(volume), ""))
+    monkeypatch.setattr(disk, "engine_info", lambda: {"SecurityOptions": options})
+    if refused:
+        with pytest.raises(EngineError, match=r"has other owners here .* Nothing was changed"):
+            media_away.folder_of(docker)
+    else:
+        assert media_away.folder_of(docker) == tmp_path / "_data"

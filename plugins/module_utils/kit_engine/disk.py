@@ -110,6 +110,12 @@ def engine_folder() -> Optional[Path]:
     return Path(str(told)) if told else None
 
 
+def has_other_users() -> bool:
+    """Whether containers' users have other numbers on this machine: the engine is rootless, or has user namespaces."""
+    options = engine_info().get("SecurityOptions") or ()
+    return any(str(one).startswith(("name=rootless", "name=userns")) for one in options)
+
+
 def volume_folder(name: str) -> Optional[Path]:
     """Give the folder of a volume on this machine.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import command, dump_feed, media_reader, offsite_place, pipes, restic, streams
+from kit_engine import command, disk, dump_feed, media_reader, offsite_place, pipes, restic, streams
 from kit_engine.backup_media import Media
 from kit_engine.beside import Ending
 from kit_engine.docker import Docker
@@ -30,7 +30,8 @@ def folder_of(docker: Docker) -> Optional[Path]:
         The folder; None where the project has no media files in a volume.
 
     Raises:
-        EngineError: it is no plain folder of this host, such as one of a share, which is mounted only at times.
+        EngineError: it is no plain folder of this host, such as one of a share, which is mounted only at times; or its
+            files have other owners here than inside, where they could not be given back.
     """
     stack = docker.stack
     volume = stack.app_files.media_volume if stack.app_files else ""
@@ -39,11 +40,17 @@ def folder_of(docker: Docker) -> Optional[Path]:
     words = ["docker", "volume", "inspect", "--format", "{{json .}}", volume]
     told = json.loads(command.demand(words, code="docker", remedy="docker info").out)
     folder = Path(told["Mountpoint"])
+    why = ""
     if told["Driver"] != "local" or told.get("Options") or not folder.is_dir():
+        why = f"is no plain folder of this host ({folder}), so restic cannot read it"
+    elif disk.has_other_users():
+        # Not disk.volume_folder, which asks a container that runs: a backup is made before the deploy that mends web.
+        why = "has other owners here than inside (Docker's engine is rootless, or has user namespaces), so restic "
+        why += "cannot bring it back as it was"
+    if why:
         raise EngineError(
             "backup",
-            f"Volume {volume} with the media files is no plain folder of this host ({folder}), so restic cannot read "
-            "it, and backup_local_copy is false. Nothing was changed.",
+            f"Volume {volume} with the media files {why}, and backup_local_copy is false. Nothing was changed.",
             f"set backup_local_copy: true in inventories/{stack.env}, then: {stack.make('deploy')}",
         )
     return folder

@@ -22,7 +22,8 @@ import struct
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,8 +31,12 @@ from typing import Any, BinaryIO
 PLACE = ".kit-restore"
 # Under the name of the database that went with them, the media files that a restore has replaced.
 KEPT = ".kit-before"
+# Among those: what the app wrote where another file belongs, after a restore was cut off between its renames.
+ASIDE = ".kit-since"
 LENGTH = struct.Struct(">I")
 _NEW, _OLD, _CONTENT, _ALL_OUT = "new", "old", "content", "all-out"
+# In the folder of the content: the list, and the digests in the order in which their content comes.
+_LIST, _ASKED = "list", "asked"
 _PIECE = 1 << 20
 
 
@@ -47,16 +52,14 @@ def stage(folder: Path, stdin: BinaryIO, out: BinaryIO) -> None:
     place = folder / PLACE
     (place / _CONTENT).mkdir(parents=True, mode=0o700)
     (place / _NEW).mkdir()
-    entries = _entries(stdin)
-    files = [one for one in entries if one["kind"] == "file"]
+    _keep_list(place, stdin)
     # What is there as it shall be is linked, not copied.
-    missing = _take(place, [one for one in files if not _is_same(folder / one["path"], one)], stdin, out)
-    uses = Counter(one["sha256"] for one in files)
-    got = {digest: uses[digest] for digest in missing}
-    for one in entries:
-        _lay(folder, place, one, got)
+    _ask(place, (one for one in _listed(place, "file") if not _is_same(folder / one["path"], one)), out)
+    _take(place, stdin)
+    for one in _listed(place):
+        _lay(folder, place, one)
     # Folders last: what is laid into them changes their times.
-    for one in reversed([one for one in entries if one["kind"] == "folder"]):
+    for one in _listed(place, "folder"):
         _dress(place / _NEW / one["path"], one)
     shutil.rmtree(place / _CONTENT)
     os.sync()
@@ -71,18 +74,20 @@ def again(folder: Path, stdin: BinaryIO, out: BinaryIO) -> None:
         out: where the digests go.
     """
     place = folder / PLACE
-    files = [one for one in _entries(stdin) if one["kind"] == "file"]
-    # Whoever writes to a file changes its time: to hash all of them would take the site away for as long.
-    changed = [one for one in files if not _seems_same(place / _NEW / one["path"], one)]
     (place / _CONTENT).mkdir(mode=0o700)
-    missing = _take(place, changed, stdin, out)
-    uses = Counter(one["sha256"] for one in changed)
-    got = {digest: uses[digest] for digest in missing}
-    for one in changed:
+    _keep_list(place, stdin)
+
+    def changed() -> Iterator[dict[str, Any]]:
+        # Whoever writes to a file changes its time: to hash all of them would take the site away for as long.
+        return (one for one in _listed(place, "file") if not _seems_same(place / _NEW / one["path"], one))
+
+    _ask(place, changed(), out)
+    _take(place, stdin)
+    for one in changed():
         target = place / _NEW / one["path"]
         times = target.parent.stat()
         target.unlink(missing_ok=True)
-        _lay(folder, place, one, got)
+        _lay(folder, place, one)
         os.utime(target.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
     shutil.rmtree(place / _CONTENT)
     os.sync()
@@ -102,6 +107,8 @@ def unpack(folder: Path, stdin: BinaryIO, files: int) -> None:
     with tarfile.open(fileobj=stdin, mode="r|") as archive:
         # As they were: newer versions of Python would leave owners and some modes out.
         archive.extraction_filter = lambda one, _: one
+        # Else it would pass over an owner or a mode that cannot be set.
+        archive.errorlevel = 2
         found: Counter[bool] = Counter()
         inside = _inside(archive, found)
         archive.extractall(place / _NEW, inside, numeric_owner=True)  # noqa: S202 - it is of this very folder
@@ -114,6 +121,8 @@ def unpack(folder: Path, stdin: BinaryIO, files: int) -> None:
 def _inside(archive: tarfile.TarFile, found: Counter[bool]) -> Iterator[tarfile.TarInfo]:
     """Give what lies in the folder, and count what is a file and what is not."""
     for one in archive:
+        # It would keep all of them, to be asked for by name.
+        archive.members = []  # type: ignore[attr-defined]  # typeshed leaves it out
         one.name = one.name.rstrip("/").partition("/")[2]
         if one.name:
             found[one.isreg()] += 1
@@ -136,10 +145,12 @@ def finish(folder: Path, name: str) -> None:
             old.mkdir(exist_ok=True)
             for path in folder.iterdir():
                 if path.name not in (PLACE, KEPT):
-                    path.rename(old / path.name)
+                    _join(path, old / path.name, old / ASIDE)
             (place / _ALL_OUT).touch()
             os.sync()
         for path in new.iterdir():
+            if os.path.lexists(folder / path.name):
+                _join(folder / path.name, path, old / ASIDE)
             path.rename(folder / path.name)
         os.sync()
         # It is empty. That it is gone says that all is in, whatever of the rest has gone before a cut.
@@ -150,6 +161,26 @@ def finish(folder: Path, name: str) -> None:
         old.rename(folder / KEPT / name)
         os.sync()
     shutil.rmtree(place)
+
+
+def _join(path: Path, into: Path, aside: Path) -> None:
+    """Rename; where that was begun, cut off, and the app has written since, put both together.
+
+    Args:
+        path: what is there now.
+        into: where it goes. Folders become one; neither of two files is lost.
+        aside: folder for what finds its place taken, by its name, or that with a number where it is not the first.
+    """
+    if not os.path.lexists(into):
+        path.rename(into)
+    elif all(stat.S_ISDIR(one.lstat().st_mode) for one in (path, into)):
+        for one in path.iterdir():
+            _join(one, into / one.name, aside / path.name)
+        path.rmdir()
+    else:
+        aside.mkdir(parents=True, exist_ok=True)
+        names = chain([path.name], (f"{path.name}.{number}" for number in count(1)))
+        path.rename(next(aside / name for name in names if not os.path.lexists(aside / name)))
 
 
 def drop(folder: Path) -> None:
@@ -171,25 +202,50 @@ def forget(folder: Path, names: Collection[str]) -> None:
                 shutil.rmtree(path)
 
 
-def _entries(stdin: BinaryIO) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in iter(stdin.readline, b"\n")]
+def _keep_list(place: Path, stdin: BinaryIO) -> None:
+    """Write the list down, to go through it several times: millions of entries would take more memory than there is."""
+    with (place / _CONTENT / _LIST).open("wb") as file:
+        file.writelines(iter(stdin.readline, b"\n"))
 
 
-def _take(place: Path, wanted: list[dict[str, Any]], stdin: BinaryIO, out: BinaryIO) -> list[str]:
-    """Ask for the content of some files, and write down what comes; gives the digests."""
-    missing = sorted({one["sha256"] for one in wanted})
-    for digest in missing:
-        out.write(digest.encode() + b"\n")
+def _listed(place: Path, kind: str = "") -> Iterator[dict[str, Any]]:
+    """Give the entries of a kind; of each, where none is named."""
+    with (place / _CONTENT / _LIST).open("rb") as file:
+        for line in file:
+            one: dict[str, Any] = json.loads(line)
+            if kind in ("", one["kind"]):
+                yield one
+
+
+def _ask(place: Path, wanted: Iterable[dict[str, Any]], out: BinaryIO) -> None:
+    """Ask for the content of some files, each once."""
+    with (place / _CONTENT / _ASKED).open("wb") as asked:
+        for one in wanted:
+            content = _content(place, one["sha256"])
+            if not content.exists():
+                content.parent.mkdir(exist_ok=True)
+                content.touch()
+                for file in (asked, out):
+                    file.write(one["sha256"].encode() + b"\n")
     out.write(b"\n")
     out.flush()
-    for digest in missing:
-        with (place / _CONTENT / digest).open("wb") as file:
-            while True:
-                length = LENGTH.unpack(_exactly(stdin, LENGTH.size))[0]
-                if not length:
-                    break
-                file.write(_exactly(stdin, length))
-    return missing
+
+
+def _take(place: Path, stdin: BinaryIO) -> None:
+    """Write down what comes."""
+    with (place / _CONTENT / _ASKED).open("rb") as asked:
+        for line in asked:
+            with _content(place, line.decode().strip()).open("wb") as file:
+                while True:
+                    length = LENGTH.unpack(_exactly(stdin, LENGTH.size))[0]
+                    if not length:
+                        break
+                    file.write(_exactly(stdin, length))
+
+
+def _content(place: Path, digest: str) -> Path:
+    """Where it lies; in many folders, since to remove one lists it in memory."""
+    return place / _CONTENT / digest[:2] / digest
 
 
 def _seems_same(path: Path, wanted: dict[str, Any]) -> bool:
@@ -215,7 +271,7 @@ def _is_same(path: Path, wanted: dict[str, Any]) -> bool:
     return bool(digest.hexdigest() == wanted["sha256"])
 
 
-def _lay(folder: Path, place: Path, one: dict[str, Any], got: dict[str, int]) -> None:
+def _lay(folder: Path, place: Path, one: dict[str, Any]) -> None:
     target = place / _NEW / one["path"]
     if one["kind"] == "folder":
         target.mkdir(parents=True, exist_ok=True)
@@ -224,12 +280,11 @@ def _lay(folder: Path, place: Path, one: dict[str, Any], got: dict[str, int]) ->
     if one["kind"] == "link":
         target.symlink_to(one["target"])
         os.chown(target, one["uid"], one["gid"], follow_symlinks=False)
-    elif one["sha256"] in got:
-        content = place / _CONTENT / one["sha256"]
-        if got[one["sha256"]] == 1:
-            content.rename(target)
+    elif (content := _content(place, one["sha256"])).exists():
+        if content.stat().st_nlink == 1:
+            os.link(content, target)
         else:
-            # Another path wants the same content, maybe with another owner.
+            # Another path has the same content, maybe with another owner.
             shutil.copyfile(content, target)
         _dress(target, one)
     else:

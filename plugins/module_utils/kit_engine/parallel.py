@@ -1,8 +1,9 @@
 """Dump and load by several processes where that pays: tables and indexes side by side.
 
 Several need files in which each finds its own place, and a container that runs already can be given none: so a client
-beside the server (client.py) has the backup's folder mounted, for a load only to be read. Each process that loads has a
-transaction of its own, therefore what is loaded into is new, and thrown away by whoever called where this fails.
+beside the server (client.py) has the backup's folder mounted, for a load only to be read. No load is one transaction:
+that would hold locks on all that it makes, of which a server has some thousands (max_locks_per_transaction). Therefore
+what is loaded into is new, and thrown away by whoever called where this fails.
 """
 
 from __future__ import annotations
@@ -213,9 +214,9 @@ def load(
             except EngineError as error:
                 why = error.problem
             if not why:
-                memory = f"PGOPTIONS=-c maintenance_work_mem={min(_MOST_INDEX_BYTES, _INDEX_BYTES // count) // 1024}kB"
-                ours = ["env", memory] if target.way.is_beside else []
-                parallel = backup_dump.low(made, [*ours, *words, f"--jobs={count}", f"{_MOUNTED}/{path.name}"])
+                memory = f"-c maintenance_work_mem={min(_MOST_INDEX_BYTES, _INDEX_BYTES // count) // 1024}kB"
+                several = [*_set(target, memory), *words, f"--jobs={count}", f"{_MOUNTED}/{path.name}"]
+                parallel = backup_dump.low(made, several)
                 progress = streams.Progress(report, what, int(told.get("database_bytes", 0)), about=True)
                 limit = docker.stack.backup.timeout_seconds
                 growing = _Growing(target, progress, look)
@@ -225,7 +226,7 @@ def load(
             raise _unreadable(path, why)
         if report:
             report.say(f"    loaded by one process instead of {count}: {why}")
-    words = ["docker", "exec", "--interactive", target.container, *words, "--single-transaction"]
+    words = ["docker", "exec", "--interactive", target.container, *_set(target), *words]
     return dump_feed.into(docker, words, path, told, streams.Progress(report, what, int(told["bytes"])), look)
 
 
@@ -275,6 +276,16 @@ def _beside(
 def _inside(path: Path) -> str:
     """What of a dump is read first, where the client has it."""
     return f"{_MOUNTED}/{path.name}/{_CONTENTS}" if path.is_dir() else f"{_MOUNTED}/{path.name}"
+
+
+def _set(target: Target, *further: str) -> list[str]:
+    """Words before a program that set what its sessions have; nothing for a server of others, where a pooler refuses.
+
+    None waits for the disk after each statement: the rename that puts the database into its place is a commit that
+    waits for all before it.
+    """
+    options = " ".join(("-c synchronous_commit=off", *further))
+    return ["env", f"PGOPTIONS={options}"] if target.way.is_beside else []
 
 
 def _asked(made: Container, path: Path, flag: str, inside: str, name: str, count: int) -> tuple[int, str]:

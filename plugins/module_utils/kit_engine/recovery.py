@@ -56,8 +56,12 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
     one_off.remove_left(docker_of(root, found.id))
     switched = releases.current(root) == found.id
     if found.kind == RESTORE:
-        # One database bears the name, the old one or the restored; the media files follow it.
+        # One database bears the name, the old one or the restored. The media files follow it before anybody writes to
+        # them: what is uploaded beside the new rows would go with the old files.
         docker = docker_of(root, found.id)
+        if restore_media.is_unsettled(root):
+            rollout.stand(docker)
+            restore_media.settle(docker, docker.stack.backed_up)
         text = f"a restore was cut off; release {found.id} serves the database that bears its name"
         try:
             _serve(root, found.id, apart)
@@ -66,7 +70,6 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
             text = (
                 f"a restore was cut off; release {found.id} does not get ready on what it left: {mask(error.problem)}"
             )
-        restore_media.settle(docker, docker.stack.backed_up)
     elif switched:
         try:
             _serve(root, found.id, apart)

@@ -92,6 +92,11 @@ def stage_again(docker: Docker, report: Report, folder: Path, found: Mapping[str
             _gone(docker)
 
 
+def is_unsettled(root: Path) -> bool:
+    """Whether a restore was cut off that had begun to bring media files back (:func:`settle`)."""
+    return (root / NOTE).exists()
+
+
 def settle(docker: Docker, wanted: Database | None) -> None:
     """Have the media files follow the database, wherever a restore was cut off; nothing where none was.
 

@@ -247,13 +247,8 @@ def converge(docker: Docker, report: Report) -> None:
         EngineError: it cannot be brought to serve.
     """
     with report.step("start"):
-        prepare.folders(docker.stack)
-        misled = _put_back_secrets(docker)
+        misled = stand(docker)
         edge.stage(docker, next((item for item in docker.of(EDGE) if item.running), None))
-        for service in docker.stack.backing_services:
-            if not any(item.running for item in docker.of(service)):
-                release.start(docker, (service,), "--no-deps")
-            readiness.wait_healthy(docker, service, {})
         database_password.ensure(docker)
         cache_password.ensure(docker)
         _read_anew(docker, misled)
@@ -261,6 +256,27 @@ def converge(docker: Docker, report: Report) -> None:
     with report.step("healthy"):
         readiness.wait_for_web(docker, sockets(docker))
     switch(docker, report, publish=True)
+
+
+def stand(docker: Docker) -> list[Container]:
+    """Bring up what a release's web and workers stand on, and nothing else.
+
+    Args:
+        docker: the release.
+
+    Returns:
+        Those of its containers that have read another release's secrets.
+
+    Raises:
+        EngineError: a service does not start, or does not become healthy.
+    """
+    prepare.folders(docker.stack)
+    misled = _put_back_secrets(docker)
+    for service in docker.stack.backing_services:
+        if not any(item.running for item in docker.of(service)):
+            release.start(docker, (service,), "--no-deps")
+        readiness.wait_healthy(docker, service, {})
+    return misled
 
 
 def give_up(docker: Docker, old: Optional[Docker]) -> None:
