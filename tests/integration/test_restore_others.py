@@ -14,21 +14,18 @@ from support.host_releases import HostReleases
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 # As the example app does: it is ready once the database has all that its code knows.
 KNOWS = """
+INSTALLED_APPS.append("django.contrib.sessions")
 
 
 def up(_request):
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM django_migrations WHERE name = 'kit_later'")
+        cursor.execute("SELECT count(*) FROM django_migrations WHERE app = 'sessions'")
         applied = cursor.fetchone()[0]
-    return HttpResponse("ok" if applied else "not applied: kit_later", status=200 if applied else 503)
+    return HttpResponse("ok" if applied else "not applied: sessions", status=200 if applied else 503)
 
 
 urlpatterns = [path("up", up), *urlpatterns[1:]]
 """
-APPLIES = """MIGRATE
-    cursor.execute("INSERT INTO django_migrations (app, name, applied) SELECT 'kit', 'kit_later', now() "
-                   "WHERE NOT EXISTS (SELECT FROM django_migrations WHERE name = 'kit_later')")
-""".replace("MIGRATE", host_releases.MIGRATE)
 
 
 def restore(host: HostReleases, given: str) -> host_releases.Told:
@@ -39,6 +36,11 @@ def restore(host: HostReleases, given: str) -> host_releases.Told:
 def as_root(host: HostReleases, script: str) -> str:
     """What a shell says in the folder of the media files."""
     return docker("exec", "--user", "0", "--workdir", "/var/app/media", host.containers()["web"][0], "sh", "-c", script)
+
+
+def without_sessions(host: HostReleases) -> None:
+    """Have the database be as old as code that does not know them."""
+    sql(host, "DROP TABLE IF EXISTS django_session; DELETE FROM django_migrations WHERE app = 'sessions'")
 
 
 def test_media_files_of_meanwhile_stay_with_the_database_from_before(host: HostReleases) -> None:
@@ -95,15 +97,16 @@ def test_a_database_whose_name_is_like_one_of_ours_stays(host: HostReleases) -> 
 @pytest.mark.parametrize("way", ["rollback", "deploy", "restore"])
 def test_rows_that_are_older_than_the_code_are_told_and_each_way_on_works(host: HostReleases, way: str) -> None:
     fill(host, 77)
-    sql(host, "DELETE FROM django_migrations WHERE name = 'kit_later'")
+    without_sessions(host)
     given, old = backed_up(host), host.current
-    new = host.version("knows", settings=KNOWS, migrate=APPLIES)
+    new = host.version("knows", settings=KNOWS)
     told = host.deploy(new)
     assert told.code == 0, told.err
     newer = backed_up(host)
     told = restore(host, given)
     assert (told.code, told.json["code"]) == (1, "not_ready")
-    assert "migrations that the backup was made without: kit.kit_later" in told.json["problem"]
+    assert "migrations that the backup was made without: sessions.0001_initial" in told.json["problem"]
+    assert f"The database from before is {host.name}_before_" in told.json["problem"]
     assert host.ask("/rows") == "77"
     if way == "rollback":
         told = host.rollback()
@@ -117,6 +120,19 @@ def test_rows_that_are_older_than_the_code_are_told_and_each_way_on_works(host: 
     assert host.ask("/rows") == "77"
     # For the next test: a release that knows no more than this one.
     assert host.deploy(host.version("as before")).code == 0
+
+
+def test_code_that_is_older_than_the_backup_is_told(host: HostReleases) -> None:
+    """A rollback leaves the newer schema: what is restored there has it as much as what is replaced."""
+    without_sessions(host)
+    assert host.deploy(host.version("as before")).code == 0
+    assert host.deploy(host.version("knows", settings=KNOWS)).code == 0
+    newer = backed_up(host)
+    assert host.rollback().code == 0
+    told = restore(host, newer)
+    assert told.code == 0, told.err
+    assert (told.json["lacking"], told.json["unknown"]) == ([], ["sessions.0001_initial"])
+    assert "migrations that the code does not know: sessions.0001_initial" in told.json["message"]
 
 
 def test_a_database_of_more_tables_than_a_transaction_has_locks_for_comes_back(host: HostReleases) -> None:

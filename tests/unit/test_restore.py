@@ -6,10 +6,25 @@ import json
 from pathlib import Path
 
 import pytest
-from kit_engine import backup, backup_room, database, disk, external, pending, recovery, restore, restore_media, stack
+from kit_engine import (
+    backup,
+    backup_room,
+    command,
+    database,
+    disk,
+    external,
+    one_off,
+    pending,
+    recovery,
+    restore,
+    restore_media,
+    stack,
+)
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
+from kit_engine.image_migrations import Migration
 from kit_engine.report import Report
+from kit_engine.restore import Differs
 from support.kit import ROOT
 
 
@@ -31,7 +46,7 @@ def test_media_files_that_could_not_be_settled_are_the_next_runs(
     done: list[str] = []
     for module, name in ((external, "demand_restorable"), (restore, "_demand_sound"),
                          (backup_room, "demand_to_restore"), (backup, "create"), (database, "migrations"),
-                         (restore_media, "stage")):  # fmt: skip
+                         (restore, "_known"), (restore_media, "stage")):  # fmt: skip
         monkeypatch.setattr(module, name, lambda *_, **__: None)
     monkeypatch.setattr(recovery, "serve", lambda *_: done.append("served"))
     # The new database cannot be made, nor dropped.
@@ -79,9 +94,18 @@ def test_latest_is_not_what_a_restore_has_replaced(
     assert restore.choose(docker, "safety")["id"] == "safety"
 
 
-@pytest.mark.parametrize("lacking", [["shop.0002_later"], []])
-def test_code_that_does_not_get_ready_on_older_rows_is_told_and_nothing_is_left_to_make_whole(
-    tmp_path: Path, docker: Docker, monkeypatch: pytest.MonkeyPatch, lacking: list[str]
+@pytest.mark.parametrize(
+    ("differs", "said", "remedy"),
+    [
+        (Differs(["shop.0002_later"], []), "knows migrations that the backup was made without: shop.0002_later.",
+         "make rollback"),
+        (Differs([], ["shop.0005_newer"]), "does not know migrations that the backup was made with: shop.0005_newer.",
+         "make deploy"),
+        (Differs([], []), "does not get ready on it. ", "look"),
+    ],
+)  # fmt: skip
+def test_code_that_does_not_get_ready_on_other_rows_is_told_with_what_was_kept(
+    tmp_path: Path, docker: Docker, monkeypatch: pytest.MonkeyPatch, differs: Differs, said: str, remedy: str
 ) -> None:
     def failing(*_: object) -> None:
         raise EngineError("not_ready", "503", "look")
@@ -89,8 +113,46 @@ def test_code_that_does_not_get_ready_on_older_rows_is_told_and_nothing_is_left_
     pending.begin(tmp_path, pending.Pending("one", pending.RESTORE, "one"))
     monkeypatch.setattr(recovery, "serve", failing)
     with pytest.raises(EngineError) as raised:
-        restore._serve(docker, Report("restore", as_json=True), {"id": "given"}, lacking, "Kept.")
-    assert ("made without: shop.0002_later. Kept." in raised.value.problem) is bool(lacking)
-    assert ("make rollback" in raised.value.remedy) is bool(lacking)
+        restore._serve(docker, Report("restore", as_json=True), {"id": "given", "release": ""}, differs, "Kept.")
+    assert said in raised.value.problem
+    assert "Kept.\n503" in raised.value.problem
+    assert raised.value.remedy.startswith(remedy)
     # Where that is not why, the next run tries again.
-    assert (pending.read(tmp_path) is None) is bool(lacking)
+    assert (pending.read(tmp_path) is None) is (differs != Differs([], []))
+
+
+KNOWN = [Migration(name) for name in ("auth.0001_initial", "shop.0001_initial", "shop.0002_later")]
+
+
+@pytest.mark.parametrize(
+    ("known", "before", "after", "differs"),
+    [
+        # A rollback left the newer schema, and the backup is of just that.
+        (KNOWN, ["auth.0001_initial", "shop.0001_initial", "shop.0002_later", "shop.0005_newer"],
+         ["auth.0001_initial", "shop.0001_initial", "shop.0002_later", "shop.0005_newer"],
+         Differs([], ["shop.0005_newer"])),
+        # All was dropped by accident.
+        (KNOWN, [], ["auth.0001_initial", "shop.0001_initial"], Differs(["shop.0002_later"], [])),
+        # One that the code has no more, since it was squashed.
+        (KNOWN, [], ["auth.0001_initial", "shop.0000_squashed", "shop.0001_initial", "shop.0002_later"],
+         Differs([], [])),
+        # What went with newer rows is nothing that the code knows.
+        (KNOWN, ["auth.0001_initial", "shop.0001_initial", "shop.0002_later", "shop.0005_newer"],
+         ["auth.0001_initial", "shop.0001_initial", "shop.0002_later"], Differs([], [])),
+        (KNOWN, [], [], Differs([], [])),
+        (None, ["shop.0001_initial", "shop.0002_later"], ["shop.0001_initial"], Differs(["shop.0002_later"], [])),
+    ],
+)  # fmt: skip
+def test_a_restored_database_is_compared_with_the_code(
+    known: list[Migration] | None, before: list[str], after: list[str], differs: Differs
+) -> None:
+    assert restore._differs(known, before, after) == differs
+
+
+def test_code_that_does_not_tell_its_migrations_keeps_nobody_from_restoring(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for done in (command.Done(1, "", "no module named shop"), command.Done(0, 'kit-migrations: [["a.1", []]]\n', "")):
+        monkeypatch.setattr(one_off, "run", lambda *_, done=done, **__: done)
+        found = restore._known(docker, Report("restore", as_json=True))
+        assert found == (None if done.code else [Migration("a.1")])

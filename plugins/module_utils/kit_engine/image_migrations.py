@@ -1,4 +1,4 @@
-"""Which migrations an image brings, asked without a database, and which of them a database still lacks."""
+"""Which migrations an image brings, asked without a database, and how those differ from what a database has."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from kit_engine import command
-from kit_engine.docker import image_id
+from kit_engine import command, one_off
+from kit_engine.docker import Docker, image_id
 from kit_engine.errors import EngineError
 
 # Importing a large project's settings and apps takes a few seconds on a slow host.
@@ -76,11 +76,47 @@ def of_image(
         # The client is gone, its container is not.
         command.run(["docker", "rm", "--force", name])
         raise
+    return _told(done, f"image {reference}")
+
+
+def of_release(docker: Docker) -> list[Migration]:
+    """List the migrations of a release's code, in a container of its own that is like web's.
+
+    Args:
+        docker: the release.
+
+    Returns:
+        All that are on its disk, sorted by name.
+
+    Raises:
+        EngineError: the project cannot be imported, or that took too long.
+    """
+    words = (*docker.stack.manage, "shell", "-v", "0", "-c", _QUESTION)
+    return _told(one_off.run(docker, words, limit=SECONDS), f"release {docker.stack.release}")
+
+
+def _told(done: command.Done, whose: str) -> list[Migration]:
     told = next((line[len(_MARK) :] for line in done.out.splitlines() if line.startswith(_MARK)), None)
     if told is None:
         said = command.tail(done.err or done.out, 1).strip()
-        raise EngineError("migrations", f"image {reference} does not tell its migrations: {said}", "make logs")
+        raise EngineError("migrations", f"{whose} does not tell its migrations: {said}", "make logs")
     return sorted((Migration(one, tuple(old)) for one, old in json.loads(told)), key=lambda one: one.name)
+
+
+def unknown(there: Sequence[Migration], applied: Sequence[str]) -> list[str]:
+    """Name the migrations of newer code that a database has.
+
+    Args:
+        there: all of a release.
+        applied: those that the database has, in the order they were applied.
+
+    Returns:
+        Their names: of those that the release does not have, the ones applied after all that it has. Earlier ones are
+        its own, squashed or removed since.
+    """
+    known = {name for one in there for name in (one.name, *one.replaces)}
+    last = max((number for number, name in enumerate(applied) if name in known), default=-1)
+    return list(applied[last + 1 :])
 
 
 def pending(there: Sequence[Migration], applied: Iterable[str]) -> list[str]:

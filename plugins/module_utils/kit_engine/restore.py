@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,20 @@ from kit_engine import (
     disk,
     dump_feed,
     external,
+    image_migrations,
     jobs,
     media_away,
     parallel,
     pending,
     recovery,
+    releases,
     restore_media,
     verbs,
     verification,
 )
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
+from kit_engine.image_migrations import Migration
 from kit_engine.pending import RESTORE, Pending
 from kit_engine.report import Report
 from kit_engine.stack import Database, External, Stack
@@ -90,6 +94,11 @@ def _restore_asked(docker: Docker, report: Report, server: Container, arguments:
             f"\nThe code knows migrations that this backup was made without: {', '.join(told['lacking'])}.\n"
             f"Next: {stack.make('migrate')}"
         )
+    if told["unknown"]:
+        text += (
+            f"\nThe backup was made with migrations that the code does not know: {', '.join(told['unknown'])}.\n"
+            f"It runs on the newer schema, where a write may fail. Next: {_newer(stack, found)}"
+        )
     report.done({"changed": True, "backup": found["id"], "message": text, **told}, text)
 
 
@@ -127,8 +136,8 @@ def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, 
 
     Returns:
         ``kept_as`` (name of the database that was in use), ``safety`` (id of the backup made of it), ``lacking``
-        (migrations that it had and this one has not), ``media`` (whether media files were brought back too), and
-        ``seconds`` by step.
+        (migrations that the release's code has and this database has not), ``unknown`` (those of newer code that it
+        has), ``media`` (whether media files were brought back too), and ``seconds`` by step.
 
     Raises:
         EngineError: a step failed; before the swap the database in use serves on.
@@ -157,6 +166,7 @@ def _restore(
         restore_media.forget(docker, wanted)
         safety = backup.create(docker, report, kind=backup.SAFETY)
         before = database.migrations(docker)
+        known = _known(docker, report)
     room_for = _room(docker, int(found.get("database_bytes", found["bytes"])) if stack.database else 0)
     stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
     new, kept = f"{wanted.name}_new_{stamp}", f"{wanted.name}_before_{stamp}"
@@ -195,29 +205,69 @@ def _restore(
         pending.end(stack.root)
         raise
     with report.step("ready"):
-        after = database.migrations(docker)
-        lacking = [name for name in before if name not in after]
-        _serve(docker, report, found, lacking, f"The database from before is {kept}, and backup {safety.id}.")
-    told = {"kept_as": kept, "safety": safety.id, "lacking": lacking, "media": media}
-    return {**told, "seconds": dict(report.seconds)}
+        differs = _differs(known, before, database.migrations(docker))
+        _serve(docker, report, found, differs, f"The database from before is {kept}, and backup {safety.id}.")
+    told = {"kept_as": kept, "safety": safety.id, "lacking": differs.lacking, "unknown": differs.unknown}
+    return {**told, "media": media, "seconds": dict(report.seconds)}
 
 
-def _serve(docker: Docker, report: Report, found: dict[str, Any], lacking: Sequence[str], kept: str) -> None:
-    """Have the release serve again; older rows than its code is for are no fault of theirs, and stay."""
+@dataclass(frozen=True)
+class Differs:
+    """How a restored database differs from a release's code.
+
+    Attributes:
+        lacking: migrations that it lacks.
+        unknown: those of newer code that it has.
+    """
+
+    lacking: list[str]
+    unknown: list[str]
+
+
+def _known(docker: Docker, report: Report) -> list[Migration] | None:
+    """The migrations of the release's code; None where it does not tell, which keeps nobody from restoring."""
+    try:
+        return image_migrations.of_release(docker)
+    except EngineError as error:
+        report.say(f"    whether the backup fits the code is not known: {error.problem}")
+        return None
+
+
+def _differs(known: Sequence[Migration] | None, before: Sequence[str], after: Sequence[str]) -> Differs:
+    """Compare a restored database with the release's code, or where that does not tell, with the one it replaced."""
+    if known is None:
+        return Differs([name for name in before if name not in after], [])
+    if not before and not after:
+        # The project never migrated it.
+        return Differs([], [])
+    return Differs(image_migrations.pending(known, after), image_migrations.unknown(known, after))
+
+
+def _newer(stack: Stack, found: dict[str, Any]) -> str:
+    """What to type for code that is as new as a backup."""
+    record = releases.read(stack.root, found["release"]) if found["release"] else None
+    return stack.make("deploy", *([f"VERSION={record.sha}"] if record and record.sha else []))
+
+
+def _serve(docker: Docker, report: Report, found: dict[str, Any], differs: Differs, kept: str) -> None:
+    """Have the release serve again; rows of another age than its code are no fault of theirs, and stay."""
     stack = docker.stack
     try:
         recovery.serve(docker, report.apart("restore"))
     except EngineError as error:
-        if not lacking:
-            raise
+        told = f"Backup {found['id']} is in place, but the code of release {stack.release} does not get ready on it"
+        if not differs.lacking and not differs.unknown:
+            raise EngineError(error.code, f"{told}. {kept}\n{error.problem}", error.remedy) from None
         # What comes next need not make anything whole first: it could not.
         pending.end(stack.root)
-        raise EngineError(
-            error.code,
-            f"Backup {found['id']} is in place, but the code of release {stack.release} does not get ready on it: it "
-            f"knows migrations that the backup was made without: {', '.join(lacking)}. {kept}\n{error.problem}",
-            f"{stack.make('rollback')}    (to code that is as old), or {stack.make('deploy')}    (applies them)",
-        ) from None
+        if differs.lacking:
+            why = f"knows migrations that the backup was made without: {', '.join(differs.lacking)}"
+            applies = f"{stack.make('deploy')}    (applies them)"
+            remedy = f"{stack.make('rollback')}    (to code that is as old), or {applies}"
+        else:
+            why = f"does not know migrations that the backup was made with: {', '.join(differs.unknown)}"
+            remedy = f"{_newer(stack, found)}    (code that is as new)"
+        raise EngineError(error.code, f"{told}: it {why}. {kept}\n{error.problem}", remedy) from None
     pending.end(stack.root)
 
 
