@@ -9,7 +9,6 @@ import json
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from kit_engine import image_archive
+from kit_engine import deadline, image_archive
 from kit_engine.errors import EngineError
 from kit_engine.image_archive import SHA256
 
@@ -207,16 +206,13 @@ class Pieces:
         """Take layers out of `docker save`; gives the configuration."""
         words = [*self._sudo, "docker", "save", image.source]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as saving:  # noqa: S603
-            ending = threading.Timer(SAVE_SECONDS, saving.kill)
-            ending.start()
             try:
-                return image_archive.read(cast("IO[bytes]", saving.stdout), wanted, self._keep, self._folder)
+                with deadline.after(SAVE_SECONDS, saving.kill):
+                    return image_archive.read(cast("IO[bytes]", saving.stdout), wanted, self._keep, self._folder)
             except EngineError as error:
                 saving.kill()
                 said = cast("IO[bytes]", saving.stderr).read().decode(errors="replace").strip()
                 raise KitError(error.code, f"{image.source}: {error.problem} {said}", error.remedy) from None
-            finally:
-                ending.cancel()
 
     def _keep(self, layer: str, content: IO[bytes], digest: Callable[[], str] | None = None) -> None:
         """Cut a layer into pieces, in a folder that gets its name when all are in there and its digest is right."""

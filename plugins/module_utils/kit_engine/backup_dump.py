@@ -7,14 +7,13 @@ import os
 import re
 import shlex
 import subprocess
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Optional
 
-from kit_engine import backup_role, command, database, streams
+from kit_engine import backup_role, command, database, deadline, streams
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.stack import Database
@@ -138,9 +137,7 @@ class Session:
     def line(self, begin: str) -> str:
         """Wait for a line that begins so; empty where none came before its end, or in time."""
         # What it is asked first waits for nobody: without an answer a day would pass before the session is ended.
-        late = threading.Timer(FIRST_SECONDS, self.running.kill)
-        late.start()
-        try:
+        with deadline.after(FIRST_SECONDS, self.running.kill):
             # What it complains of comes between the lines wherever it likes.
             while line := self.stdout.readline().decode("utf-8", "replace"):
                 if line.startswith(_CLIENT):
@@ -152,8 +149,6 @@ class Session:
                 if not line.startswith(_CLIENT):
                     self._said += line
             return ""
-        finally:
-            late.cancel()
 
     def rest(self) -> str:
         """Wait for its end, and give all that it said and was not asked for line by line."""

@@ -14,7 +14,6 @@ import json
 import shutil
 import subprocess
 import tempfile
-import threading
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from kit_engine import command, disk, image_archive, lock
+from kit_engine import command, deadline, disk, image_archive, lock
 from kit_engine.docker import image_id
 from kit_engine.errors import EngineError
 from kit_engine.image_archive import SHA256
@@ -329,26 +328,24 @@ def _own_layers(wanted: Collection[str], scratch: Path) -> list[tuple[str, int, 
 
 def _piped(argv: Sequence[str], write: Callable[[IO[bytes]], None]) -> tuple[int, str]:
     """Run a program on what is written to its standard input; gives its exit code and what it said."""
-    with subprocess.Popen(  # noqa: S603 - an argument list of our own, no shell
-        list(argv),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=lock.inherited(),
-    ) as program:
-        ending = threading.Timer(LOAD_SECONDS, program.kill)
-        ending.start()
-        try:
-            stream = cast("IO[bytes]", program.stdin)
-            # One that ends before its input does says why.
-            with suppress(BrokenPipeError):
-                write(stream)
-            with suppress(BrokenPipeError):
-                stream.close()
-            said = cast("IO[bytes]", program.stdout).read().decode(errors="replace")
-            code = program.wait()
-        finally:
-            ending.cancel()
+    with (
+        subprocess.Popen(  # noqa: S603 - an argument list of our own, no shell
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=lock.inherited(),
+        ) as program,
+        deadline.after(LOAD_SECONDS, program.kill),
+    ):
+        stream = cast("IO[bytes]", program.stdin)
+        # One that ends before its input does says why.
+        with suppress(BrokenPipeError):
+            write(stream)
+        with suppress(BrokenPipeError):
+            stream.close()
+        said = cast("IO[bytes]", program.stdout).read().decode(errors="replace")
+        code = program.wait()
     return code, said
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Optional
 
-from kit_engine import command, lock, signals
+from kit_engine import command, deadline, lock, signals
 from kit_engine.beside import Ending
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
@@ -145,17 +145,15 @@ def open_to(
                 over.set()
                 running.kill()
 
-        timer = threading.Timer(limit, end)
-        timer.start()
         try:
-            yield running, running.stdin, running.stdout
+            with deadline.after(limit, end):
+                yield running, running.stdin, running.stdout
         except BaseException as error:
             running.kill()
             if over.is_set() and isinstance(error, Exception):
                 raise late(words, limit) from error
             raise
         finally:
-            timer.cancel()
             # What could not be written to one that was killed is not tried again: that would hide why.
             with suppress(BrokenPipeError):
                 running.stdin.close()
