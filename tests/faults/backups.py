@@ -35,14 +35,21 @@ class Case:
 
 
 def cases(junit: str) -> list[Case]:
-    """Read pytest's own report, in the order in which they ran."""
+    """Read pytest's own report, in the order of the files and, within each, in that in which they ran."""
     found = []
-    for one in ET.fromstring(junit).iter("testcase"):  # noqa: S314 - pytest wrote it just now
+    # pytest wrote it just now.
+    ran = sorted(ET.fromstring(junit).iter("testcase"), key=lambda one: FILES.index(_file(one)))  # noqa: S314
+    for one in ran:
         bad = any(one.find(kind) is not None for kind in ("failure", "error", "skipped"))
         name, bracket, more = one.attrib["name"].partition("[")
         text = name.removeprefix("test_").replace("_", " ") + (f" ({more[:-1]})" if bracket else "")
         found.append(Case(text, not bad, float(one.attrib["time"])))
     return found
+
+
+def _file(case: ET.Element) -> str:
+    """Which of :data:`FILES` a test stands in."""
+    return case.attrib["classname"].rpartition(".")[2].removeprefix("test_")
 
 
 def table(found: Iterable[Case]) -> str:
@@ -60,7 +67,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         files = [f"tests/integration/test_{name}.py" for name in FILES]
-        words = [sys.executable, "-m", "pytest", *files, "-q", f"--junitxml={report}"]
+        # They wait for containers most of the time.
+        words = [sys.executable, "-m", "pytest", "-n", "3", "--dist", "loadfile", "-q", f"--junitxml={report}", *files]
         done = subprocess.run(words, cwd=ROOT, check=False)
         found = cases(report.read_text(encoding="utf-8"))
     if given.write:

@@ -9,13 +9,13 @@ import pytest
 from faults.backups import Case, cases, table
 
 REPORT = """<testsuites><testsuite>
-<testcase name="test_a_dump_that_is_cut[99]" time="1.4"/>
-<testcase name="test_a_full_disk" time="20.6"><failure message="x"/></testcase>
-<testcase name="test_left_out" time="0"><skipped/></testcase>
+<testcase classname="tests.integration.test_restore" name="test_left_out" time="0"><skipped/></testcase>
+<testcase classname="tests.integration.test_backup" name="test_a_dump_that_is_cut[99]" time="1.4"/>
+<testcase classname="tests.integration.test_backup" name="test_a_full_disk" time="20.6"><failure/></testcase>
 </testsuite></testsuites>"""
 
 
-def test_a_report_is_read_as_cases_and_what_was_left_out_did_not_hold() -> None:
+def test_a_report_is_read_as_cases_file_by_file_and_what_was_left_out_did_not_hold() -> None:
     found = cases(REPORT)
     assert found == [
         Case("a dump that is cut (99)", True, 1.4), Case("a full disk", False, 20.6), Case("left out", False, 0.0)
