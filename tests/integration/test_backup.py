@@ -29,6 +29,7 @@ from support.backups import (
     reseal,
     sql,
     throw_aways,
+    until,
 )
 from support.engine_stack import docker
 from support.host_releases import SECRETS, HostReleases
@@ -37,6 +38,13 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 # Inside a container: ends the loop of a writer.
 ENOUGH = "/tmp/enough"  # noqa: S108 - nobody else's
+WRITE = """
+import os, sys
+with open("busy.bin", "r+b") as file:
+    while not os.path.exists(sys.argv[1]):
+        os.pwrite(file.fileno(), b"x", 0)
+os.remove(sys.argv[1])
+"""
 
 
 def restore(host: HostReleases, given: str) -> host_releases.Told:
@@ -227,9 +235,11 @@ def test_both_ways_to_media_give_the_same(host: HostReleases, tmp_path: Path, mo
 def test_a_media_file_that_changes_while_it_is_read_is_read_anew_and_told(host: HostReleases) -> None:
     media(host, "sh", "-c", "head -c 60000000 /dev/zero > busy.bin")
     container = host.containers()["web"][0]
-    loop = "while [ ! -e /tmp/enough ]; do printf x | dd of=busy.bin conv=notrunc status=none; done; rm /tmp/enough"
-    writer = subprocess.Popen(["docker", "exec", "--workdir", "/var/app/media", container, "sh", "-c", loop])
+    first = media(host, "stat", "-c", "%y", "busy.bin")
+    words = ["docker", "exec", "--workdir", "/var/app/media", container, "python", "-c", WRITE, ENOUGH]
+    writer = subprocess.Popen(words)
     try:
+        until(lambda: media(host, "stat", "-c", "%y", "busy.bin") != first, writer)
         told = host.engine("backup", "--json", "--level", "checksum")
     finally:
         docker("exec", container, "touch", ENOUGH)
