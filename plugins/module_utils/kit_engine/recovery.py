@@ -21,7 +21,7 @@ from kit_engine.stack import Stack
 VERDICTS, JUDGED = ("not_ready", "unhealthy", "migrate"), ("healthy", "migrate", "ready")
 
 
-class Unfit(EngineError):  # noqa: N818 - it is a verdict, and reads as one
+class UnfitError(EngineError):
     """A release does not get ready although the host did all that was asked of it: to repeat that helps nothing."""
 
 
@@ -78,7 +78,7 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
             text = f"release {found.id} was cut off, and could not be brought to serve: {mask(error.problem)}"
             try:
                 go_back(root, found, report, text)
-            except Unfit as second:
+            except UnfitError as second:
                 text += mask(_neither(root, found, second))
                 pending.end(root)
                 report.say(f"    {text}")
@@ -90,7 +90,7 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
         try:
             if found.previous:
                 _serve(root, found.previous, apart)
-        except Unfit as error:
+        except UnfitError as error:
             text += mask(_neither(root, found, error))
             old = docker_of(root, found.previous)
             if old.stack.rolls:
@@ -121,7 +121,7 @@ def go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str
         A sentence, with a line break before it, about what serves now and what the database keeps.
 
     Raises:
-        Unfit: it does not get ready either.
+        UnfitError: it does not get ready either.
         EngineError: the host could not do what it takes.
     """
     record, deploys = releases.read(root, under_way.id), under_way.kind == DEPLOY
@@ -177,7 +177,7 @@ def what_stays(stack: Stack, record: releases.Record) -> str:
     )
 
 
-def _neither(root: Path, found: Pending, error: Unfit) -> str:
+def _neither(root: Path, found: Pending, error: UnfitError) -> str:
     """Say that the earlier release is none to go back to, and what to do; to be added to what became of the other."""
     docker = docker_of(root, found.previous)
     make, problem = docker.stack.make, masking.of(docker)(error.problem)
@@ -192,7 +192,7 @@ def _serve(root: Path, release_id: str, report: Report) -> None:
         serve(docker_of(root, release_id), report)
     except EngineError as error:
         if error.code in VERDICTS and report.current in JUDGED:
-            raise Unfit(error.code, error.problem, error.remedy) from error
+            raise UnfitError(error.code, error.problem, error.remedy) from error
         raise
 
 
