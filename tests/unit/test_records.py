@@ -72,7 +72,7 @@ def test_nothing_else_is_written_as_a_record(tmp_path: Path) -> None:
 
 def released(root: Path) -> Docker:
     """A release that has a secret."""
-    stack = SimpleNamespace(root=root, release=ID, env="prod", bundle=root / "bundle", secret_variables=())
+    stack = SimpleNamespace(root=root, release=ID, env="prod", bundle=root / "bundle", secret_variables=(), rolls=False)
     (root / "bundle/secrets").mkdir(parents=True, exist_ok=True)
     (root / "bundle/secrets/PASSWORD").write_text(SECRET)
     (root / releases.RECORDS).mkdir(exist_ok=True)

@@ -56,7 +56,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Docker:
     monkeypatch.setattr(rollout, "made_anew", lambda *_: set())
     monkeypatch.setattr(rollout, "_start_web", lambda _docker: pytest.fail("it was to end before"))
     monkeypatch.setattr(release, "publish_static", lambda *_: None)
-    monkeypatch.setattr(preflight, "check", lambda _docker: [])
+    monkeypatch.setattr(preflight, "check", lambda _docker, **_more: [])
     monkeypatch.setattr(prepare, "folders", lambda _stack: None)
     monkeypatch.setattr(prepare, "secrets", lambda *_, **_more: False)
     monkeypatch.setattr(edge, "stage", lambda *_: False)

@@ -22,7 +22,7 @@ MEANINGS = {
     "certificate": "the certificate is refused; the message says why",
     "certificate_served": "nginx goes on serving another certificate",
     "certificate_time": "the certificate is not valid yet, or has expired",
-    "changed_meanwhile": "another deploy brought a release while this one was being prepared",
+    "changed_meanwhile": "another release serves than when this one began to be prepared",
     "clock": "the host's clock is wrong",
     "compose": "Docker Compose is missing on the host, or too old",
     "compose_file": "Compose cannot read the rendered file",

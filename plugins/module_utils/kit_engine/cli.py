@@ -204,7 +204,8 @@ def parser() -> argparse.ArgumentParser:
     add("releases", "releasing.releases_verb", "list the releases of this host")
     rollback = add("rollback", "releasing.rollback_verb", "go back to the last good release, or to one that is named")
     rollback.add_argument("release", nargs="?", metavar="ID")
-    rollback.add_argument("--keep", type=int, default=5, metavar="N", help="how many good releases stay (5)")
+    text = "remove all but so many good releases afterwards; default: the next deploy does, which knows how many stay"
+    rollback.add_argument("--keep", type=int, metavar="N", help=text)
     add("migrate", "verbs.migrate", "run the release commands (migrations) now")
     shown = add(
         "certificate", "certificate_verbs.certificate_verb", "show the site's certificates, or bring one into use"

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Optional
 
-from kit_engine import command
+from kit_engine import command, signals
 from kit_engine.docker import Container, Docker
+from kit_engine.errors import EngineError
 
 
 def stop(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
@@ -34,7 +35,8 @@ def leaving(docker: Docker, containers: Sequence[Container]) -> Iterator[Callabl
         containers: which.
 
     Returns:
-        Waits for their end and removes them. A block that fails before leaves that to whoever recovers.
+        Waits for their end and removes them; so does a block that fails, since what goes back would take one that is
+        on its way out for one that serves. A block that is cut off leaves that to whoever recovers.
     """
     limit = docker.patience(containers)
     with ExitStack() as stopping:
@@ -46,7 +48,12 @@ def leaving(docker: Docker, containers: Sequence[Container]) -> Iterator[Callabl
                     client.wait(limit)
             _drop(containers)
 
-        yield gone
+        try:
+            yield gone
+        except EngineError:
+            with signals.deferred():
+                gone()
+            raise
 
 
 def remove(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:

@@ -21,12 +21,13 @@ OLDEST_ENGINE: Version = (20, 10)
 OLDEST_COMPOSE: Version = (2, 20)
 
 
-def check(docker: Docker, *, delivered: bool = True) -> list[Container]:
+def check(docker: Docker, *, delivered: bool = True, grows: bool = True) -> list[Container]:
     """Judge the host.
 
     Args:
         docker: the stack's containers.
         delivered: whether the images are there already; else what depends on them is judged later.
+        grows: whether what follows needs room on the disks; a rollback, which a full one may call for, does not.
 
     Returns:
         The stack's containers, as found.
@@ -37,7 +38,8 @@ def check(docker: Docker, *, delivered: bool = True) -> list[Container]:
     stack = docker.stack
     info, problems = _engine(stack)
     engine_folder = Path(str(info["DockerRootDir"])) if info.get("DockerRootDir") else None
-    problems += disk.problems([engine_folder, stack.root], stack.limits.min_free_bytes)
+    if grows:
+        problems += disk.problems([engine_folder, stack.root], stack.limits.min_free_bytes)
     containers = docker.containers() if info else []
     if info:
         problems += _ports(docker, containers)

@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Optional
 
-from kit_engine import masking, one_off, pending, release, releases, restore_media, rollout
+from kit_engine import edge, masking, one_off, pending, release, releases, restore_media, rollout
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -54,7 +54,8 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
     report.say(f"    the {found.kind} of release {found.id} was cut off; the host is made whole first")
     # First: what a killed client left goes on, a migration above all.
     one_off.remove_left(docker_of(root, found.id))
-    switched = releases.current(root) == found.id
+    # Of the two links of the switch nginx follows the first.
+    switched = releases.current(root) == found.id or _leads_to(docker_of(root, found.id).stack)
     if found.kind == RESTORE:
         # One database bears the name, the old one or the restored. The media files follow it before anybody writes to
         # them: what is uploaded beside the new rows would go with the old files.
@@ -175,6 +176,10 @@ def what_stays(stack: Stack, record: releases.Record) -> str:
     return f"\nThe migrations {', '.join(record.migrations)} stay applied: the old code runs on the new schema." + (
         f"\nTo undo them, with all that was written since the backup: {undo}" if backup_id else ""
     )
+
+
+def _leads_to(stack: Stack) -> bool:
+    return stack.rolls and bool(stack.edge and stack.edge.by_sockets) and edge.leads_to(stack)
 
 
 def _neither(root: Path, found: Pending, error: UnfitError) -> str:

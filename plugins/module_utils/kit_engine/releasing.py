@@ -113,13 +113,21 @@ def _prepare(root: Path, report: Report, asked: Mapping[str, Any]) -> dict[str, 
 
 
 def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
-    recovery.recover(root, report)
-    served = releases.current(root)
-    if "current" in asked and asked["current"] != served:
+    judged = releases.current(root)
+    if "current" in asked and asked["current"] != judged:
         raise EngineError(
             "changed_meanwhile",
-            f"Another deploy brought release {served} while this one was being prepared. Nothing was changed.",
+            f"Another deploy brought release {judged} while this one was being prepared. Nothing was changed.",
             "repeat the command",
+        )
+    recovered = recovery.recover(root, report)
+    served = releases.current(root)
+    if served != judged and not asked["configuration"]:
+        raise EngineError(
+            "changed_meanwhile",
+            f"Release {judged}, which was to be brought up again, had been cut off: {recovered}\n"
+            f"Release {served} serves.",
+            "repeat the command    (it releases the project anew)",
         )
     given = served
     if asked["configuration"]:
@@ -321,8 +329,7 @@ def _switch(root: Path, report: Report) -> dict[str, Any]:
             if record and under_way.kind == DEPLOY:
                 record.migrations += told.migrations
     except EngineError as error:
-        serves = _go_back(root, under_way, report, error.problem)
-        raise EngineError(error.code, f"{error.problem}{serves}", error.remedy) from error
+        raise EngineError(error.code, _go_back(root, under_way, report, error.problem), error.remedy) from error
     if record and under_way.kind == DEPLOY:
         if record.state != "good":
             record.state = "live"
@@ -341,7 +348,7 @@ def _switch(root: Path, report: Report) -> dict[str, Any]:
 
 
 def _finish(
-    root: Path, report: Report, problem: str, keep: int, warnings: Sequence[str] = (), *, judged: bool = True
+    root: Path, report: Report, problem: str, keep: Optional[int], warnings: Sequence[str] = (), *, judged: bool = True
 ) -> None:
     under_way = _under_way(root)
     noted = releases.read(root, under_way.id) if warnings else None
@@ -351,8 +358,7 @@ def _finish(
     docker = recovery.docker_of(root, under_way.id)
     _follow(docker, report, under_way, "finish")
     if problem:
-        serves = _go_back(root, under_way, report, problem)
-        raise EngineError("smoke", f"{problem}{serves}", docker.stack.make("releases"))
+        raise EngineError("smoke", _go_back(root, under_way, report, problem), docker.stack.make("releases"))
     if under_way.kind == ROLLBACK:
         recovery.leave(root, under_way)
     record = releases.read(root, under_way.id)
@@ -366,7 +372,7 @@ def _finish(
     pending.end(root)
     if record and record.backup and under_way.kind == DEPLOY:
         backup_schedule.follow_up(docker.stack, report)
-    removed = retention.prune(root, keep)
+    removed = retention.prune(root, keep) if keep is not None else []
     text = f"release {under_way.id} is good" + (f"; removed {', '.join(removed)}" if removed else "")
     report.log(f"{text}\n")
     told = {"changed": True, "release": under_way.id, "removed": removed, "record": _told(root, under_way)}
@@ -380,19 +386,20 @@ def _follow(docker: Docker, report: Report, under_way: Pending, phase: str) -> N
 
 
 def _go_back(root: Path, under_way: Pending, report: Report, problem: str) -> str:
-    """Go back, and have the hooks of a failure run whatever becomes of that; what serves now, for a message."""
+    """Go back, and have the hooks of a failure run whatever becomes of that; the problem and what serves now."""
     failure: Optional[EngineError] = None
-    serves = ""
+    told = problem
     try:
-        serves = recovery.go_back(root, under_way, report, problem)
+        told += recovery.go_back(root, under_way, report, problem)
     except EngineError as error:
-        failure = error
+        told += f"\nRelease {under_way.previous} could not be brought to serve again: {error.problem}"
+        failure = EngineError(error.code, told, error.remedy)
     record = releases.read(root, under_way.id)
     if record:
         hooks.warn(recovery.docker_of(root, under_way.id), hooks.AFTER_FAILURE, report, record, under_way.kind)
     if failure:
         raise failure
-    return serves
+    return told
 
 
 def _told(root: Path, under_way: Pending) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def ready_for(docker: Docker, report: Report, wanted: Wanted, done: Prepared) ->
     with report.step("check"), ThreadPoolExecutor(1) as aside:
         # Compose reads its file for a while; where it cannot, that is told when its answer is needed.
         aside.submit(lambda: docker.configuration)
-        before = preflight.check(docker)
+        before = preflight.check(docker, grows=wanted.commands)
         prepare.folders(stack)
         # A rollback leaves what the app stands on as it is.
         anew = made_anew(docker, before, wanted.restarts) if wanted.commands else set()
