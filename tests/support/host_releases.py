@@ -96,6 +96,7 @@ def write_project(
     settings: str = "",
     migrate: str = MIGRATE,
     manifest: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a version of the project.
 
@@ -106,6 +107,7 @@ def write_project(
         settings: Python at the end of its settings module.
         migrate: its release command.
         manifest: keys of its manifest that differ.
+        files: further ones, by their path.
 
     Returns:
         The manifest.
@@ -116,7 +118,9 @@ def write_project(
     start = "application = get_wsgi_application()\n"
     body = module.read_text().replace(start, "") + VIEWS.replace("VERSION", text) + settings
     module.write_text(f"{body}\n{start}")
-    (folder / "kit_migrate.py").write_text(migrate)
+    for file, content in {"kit_migrate.py": migrate, **(files or {})}.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(content)
     path = folder / "deploy.yml"
     commands = {"commands": [["python", "kit_migrate.py"]]}
     told = {**yaml.safe_load(path.read_text()), "name": name, "release": commands, **(manifest or {})}
@@ -228,6 +232,7 @@ class HostReleases:
         manifest: Mapping[str, Any] | None = None,
         variables: Mapping[str, Any] | None = None,
         further_variables: Mapping[str, Any] | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> Version:
         """Build and render a version.
 
@@ -238,9 +243,12 @@ class HostReleases:
             manifest: keys of its manifest that differ.
             variables: inputs of role release_bundle that differ.
             further_variables: of its environment, as its manifest declares them.
+            files: further ones of its source, by their path.
         """
         folder = self.scratch / f"version-{len(self.made)}"
-        path = write_project(folder / "source", self.name, text, settings=settings, migrate=migrate, manifest=manifest)
+        path = write_project(
+            folder / "source", self.name, text, settings=settings, migrate=migrate, manifest=manifest, files=files
+        )
         if further_variables:
             project = yaml.safe_load(path.read_text())
             project["variables"].update(further_variables)

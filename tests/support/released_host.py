@@ -24,6 +24,7 @@ from kit_engine import (
     releasing,
     retention,
     rollout,
+    static_files,
     verbs,
 )
 from kit_engine.docker import Container, Docker
@@ -33,6 +34,8 @@ from kit_engine.report import Report
 from support.kit import ROOT
 
 ONE, TWO, THREE = (f"2026010{number}T000000Z-0123456" for number in (1, 2, 3))
+# What is done last of what gives the first release back all that it stands on.
+STATIC = f"static files of {ONE}"
 
 
 @dataclass
@@ -91,6 +94,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     def cache(docker: Docker) -> None:
         done.append(f"cache of {docker.stack.release}")
 
+    def publish_again(docker: Docker) -> None:
+        done.append(f"static files of {docker.stack.release}")
+
     def remove(_docker: Docker, containers: list[Container], **_more: int) -> None:
         done.extend(f"remove {item.id}" for item in containers)
 
@@ -106,6 +112,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(prepare, "secrets", secrets)
     monkeypatch.setattr(database_password, "ensure", password)
     monkeypatch.setattr(cache_password, "ensure", cache)
+    monkeypatch.setattr(static_files, "publish_again", publish_again)
     monkeypatch.setattr(ending, "remove", remove)
     monkeypatch.setattr(one_off, "remove_left", lambda _docker: None)
     monkeypatch.setattr(preflight, "check", lambda _docker: [])

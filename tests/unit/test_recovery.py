@@ -28,6 +28,7 @@ from kit_engine import (
     restore_media,
     retention,
     rollout,
+    static_files,
     synced_source,
 )
 from kit_engine.docker import Docker
@@ -35,7 +36,7 @@ from kit_engine.errors import EngineError
 from kit_engine.pending import DEPLOY, RESTORE, ROLLBACK, Pending
 from kit_engine.report import Report
 from support.kit import ROOT
-from support.released_host import ONE, THREE, TWO, Host, report
+from support.released_host import ONE, STATIC, THREE, TWO, Host, report
 
 KNOWN: dict[str, Any] = {
     "migrations": ["site.0002_more"], "backup": {"id": "20260102T000000Z"}, "gaps": {"db": 2.0}, "previous": ONE,
@@ -56,7 +57,7 @@ def test_a_release_that_is_given_up_leaves_the_role_with_the_old_password(host: 
     for service in old.stack.services:
         host.has(service)
     rollout.give_up(new, old)
-    assert host.done == [f"secrets of {ONE}", f"password of {ONE}", f"cache of {ONE}"]
+    assert host.done == [f"secrets of {ONE}", f"password of {ONE}", f"cache of {ONE}", STATIC]
 
 
 def test_a_database_that_is_down_is_not_asked_for_its_password(host: Host) -> None:
@@ -64,7 +65,7 @@ def test_a_database_that_is_down_is_not_asked_for_its_password(host: Host) -> No
     for service in old.stack.services:
         host.has(service, running=service != "db")
     rollout.give_up(new, old)
-    assert host.done == [f"secrets of {ONE}", f"cache of {ONE}"]
+    assert host.done == [f"secrets of {ONE}", f"cache of {ONE}", STATIC]
 
 
 def test_a_service_that_only_the_failed_release_had_goes_with_it(host: Host) -> None:
@@ -85,13 +86,13 @@ def test_going_back_sets_the_password_before_anything_of_the_app_starts(
     monkeypatch.setattr(prepare, "folders", lambda _stack: None)
     monkeypatch.setattr(edge, "stage", lambda *_: False)
     monkeypatch.setattr(readiness, "wait_healthy", lambda _docker, service, _restarts: host.done.append(service))
-    monkeypatch.setattr(rollout, "_start_web", lambda _docker: host.done.append("start web"))
+    monkeypatch.setattr(rollout, "_start_web", lambda _docker: host.done.append("web"))
     monkeypatch.setattr(readiness, "wait_for_web", lambda *_: None)
-    monkeypatch.setattr(rollout, "switch", lambda *_, **_more: None)
+    monkeypatch.setattr(rollout, "switch", lambda *_: None)
     told = report()
     told.names = rollout.CONVERGE
     rollout.converge(old, told)
-    assert host.done == [f"secrets of {ONE}", "db", "redis", f"password of {ONE}", f"cache of {ONE}", "start web"]
+    assert host.done == [f"secrets of {ONE}", "db", "redis", f"password of {ONE}", f"cache of {ONE}", "web", STATIC]
 
 
 def test_a_release_without_nginx_sets_the_password_although_its_database_is_unchanged(
@@ -110,7 +111,7 @@ def test_a_release_without_nginx_sets_the_password_although_its_database_is_unch
         (Docker, "containers", []), (preflight, "check", []), (prepare, "folders", None), (prepare, "secrets", True),
         (prepare, "writable_paths", []), (synced_source, "sync", False), (current, "fingerprints", {"web": ""}),
         (current, "services", everything), (current, "with_other_secrets", set()), (edge, "stage", False),
-        (release, "remake", None), (release, "start", None), (release, "publish_static", None),
+        (release, "remake", None), (release, "start", None), (static_files, "publish", None),
         (readiness, "wait_healthy", None), (readiness, "wait_ready", None), (current, "remember", None),
         (release_commands, "run_if_needed", release_commands.Outcome(False, [])), (admin, "ensure", None),
     ):  # fmt: skip
@@ -266,14 +267,14 @@ def test_an_earlier_release_that_does_not_get_ready_holds_up_nothing(
     releases.switch(host.root, ONE)
     pending.begin(host.root, Pending(TWO, kind, ONE))
     have_it_fail(monkeypatch, {ONE: ("healthy", "not_ready")})
-    monkeypatch.setattr(release, "start", lambda _docker, services, *_, **_more: host.done.append(f"start {services}"))
+    monkeypatch.setattr(release, "start", lambda _docker, names, *_, **_more: host.done.append(f"start {names[0]}"))
     told = recovery.recover(host.root)
     assert "HTTP 503" in told
     assert "make deploy ENV=prod" in told
     assert pending.read(host.root) is None
     assert host.record(TWO).state == state
     # It goes on with all that it stands on.
-    assert host.done == [f"secrets of {ONE}", f"password of {ONE}", f"cache of {ONE}", f"start {old.stack.workers}"]
+    assert host.done == [f"secrets of {ONE}", f"password of {ONE}", f"cache of {ONE}", "start worker", STATIC]
     assert recovery.recover(host.root) == ""
 
 

@@ -28,11 +28,11 @@ from kit_engine import (
     preflight,
     prepare,
     readiness,
-    release,
     release_commands,
     rollout,
     signals,
     stack,
+    static_files,
 )
 from kit_engine.docker import SERVICE_LABEL, Container, Docker
 from kit_engine.errors import EngineError
@@ -55,7 +55,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Docker:
     monkeypatch.setattr(rollout, "_backing", lambda *_: {})
     monkeypatch.setattr(rollout, "made_anew", lambda *_: set())
     monkeypatch.setattr(rollout, "_start_web", lambda _docker: pytest.fail("it was to end before"))
-    monkeypatch.setattr(release, "publish_static", lambda *_: None)
+    monkeypatch.setattr(static_files, "publish", lambda *_: None)
     monkeypatch.setattr(preflight, "check", lambda _docker, **_more: [])
     monkeypatch.setattr(prepare, "folders", lambda _stack: None)
     monkeypatch.setattr(prepare, "secrets", lambda *_, **_more: False)

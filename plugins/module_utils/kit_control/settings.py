@@ -10,7 +10,7 @@ from typing import Any
 APP_UID = 10001
 # The user that nginx runs as, and its certificate's key belongs to.
 EDGE_UID = 101
-# Where the Dockerfile collects static files; a release publishes them to the volume at STATIC_ROOT.
+# Where the Dockerfile collects static files; a release publishes them to the volume at STATIC_ROOT, to be served.
 IMAGE_STATIC = "/opt/static"
 STATIC_ROOT = "/var/app/static"
 MEDIA_ROOT = "/var/app/media"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kit_control.settings import LOG_DIR, MEDIA_ROOT, MISSING, STATIC_ROOT, Settings
+from kit_control.settings import IMAGE_STATIC, LOG_DIR, MEDIA_ROOT, MISSING, STATIC_ROOT, Settings
 
 
 @dataclass
@@ -81,7 +81,7 @@ def resolve(data: Mapping[str, Any], settings: Settings) -> Values:
         "database.name": settings["database_name"],
         "database.user": settings["database_user"],
         "database.password": database_password,
-        "static_root": STATIC_ROOT if settings["app_files"] else None,
+        "static_root": _static_root(data, settings) if settings["app_files"] else None,
         "media_root": MEDIA_ROOT if settings["app_files"] else None,
         "log_dir": LOG_DIR if settings["app_files"] else None,
         "cache.url": _cache_url(settings, redis_password) if wants_cache else None,
@@ -121,6 +121,16 @@ def as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(str(item) for item in value)
     return str(value)
+
+
+def _static_root(data: Mapping[str, Any], settings: Settings) -> str:
+    """Where the app finds the manifest of its static files: in its image, so that no process reads another release's.
+
+    That asks for an image that has them, and for nginx to serve the files: an app that does it itself (WhiteNoise)
+    needs those of earlier releases too.
+    """
+    has_own = settings["source"] == "image" and data["build"]["commands"]
+    return IMAGE_STATIC if has_own and settings.has_edge else STATIC_ROOT
 
 
 def _cache_url(settings: Settings, password: str) -> str:

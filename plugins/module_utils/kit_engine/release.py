@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any, Optional
+from typing import Any
 
 from kit_engine import (
     admin,
@@ -16,18 +15,18 @@ from kit_engine import (
     database_password,
     edge,
     hooks,
-    one_off,
     preflight,
     prepare,
     readiness,
     release_commands,
     signals,
+    static_files,
     synced_source,
 )
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
-from kit_engine.stack import EDGE, AppFiles
+from kit_engine.stack import EDGE
 
 # As `up` goes through them; the plural "services" of a step are named in the result.
 STEPS = ("check", "database", "migrate", "start", "ready")
@@ -116,8 +115,8 @@ def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
         )
         changes.migrations = commands.migrations
     with report.step("start"):
-        if stack.app_files and (other_source or stack.web not in unchanged):
-            publish_static(docker, stack.app_files)
+        if other_source or stack.web not in unchanged:
+            static_files.publish(docker)
         if stack.has_edge:
             edge.lead_to(stack)
         remake(docker, settled, stack.services[len(stack.backing_services) :], anew)
@@ -144,29 +143,6 @@ def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
         current.remember(docker, after, wanted)
     changes.containers = compared(before, after)
     return changes
-
-
-def publish_static(docker: Docker, files: AppFiles, execute: Optional[one_off.Execute] = None) -> None:
-    """Bring the release's static files to their volume, before anything of it serves.
-
-    Args:
-        docker: the stack's containers.
-        files: from where to where; without a source the project's build commands collect them from its mounted source.
-        execute: runs each command, in a container of the release; default: in a container of its own.
-
-    Raises:
-        EngineError: a command failed, such as for want of space.
-    """
-    copy = ("python", "/opt/kit/publish_static.py", files.static_source or "", files.static_root)
-    execute = execute or partial(one_off.run, docker)
-    for words in (copy,) if files.static_source else files.build_commands:
-        done = execute(words)
-        if done.code:
-            raise EngineError(
-                "static",
-                f"The static files could not be published to {files.static_root}:\n{command.tail(done.err)}",
-                "docker system df    (is there space?)",
-            )
 
 
 def reload(docker: Docker, containers: list[Container]) -> None:

@@ -318,9 +318,7 @@ def _switch(root: Path, report: Report) -> dict[str, Any]:
     try:
         if _takes_over(docker, old):
             report.names = _steps_of(root, under_way, docker)
-            # A rollback's files are there since it served. Of those without a hash in their name, another's lie there:
-            # they can wait.
-            rollout.switch(docker, report, publish=under_way.kind == ROLLBACK)
+            rollout.switch(docker, report)
         else:
             report.names = (*release.STEPS, *hooks.steps(docker))
             told = release.up(docker, report, is_new=under_way.kind == DEPLOY)

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
@@ -38,6 +38,7 @@ from kit_engine import (
     release_commands,
     releases,
     signals,
+    static_files,
 )
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
@@ -182,8 +183,7 @@ def _until_healthy(docker: Docker, report: Report, beside: _Beside, done: Prepar
     with report.step("start"), ThreadPoolExecutor(1) as aside, _waited_for(aside):
         beside.asked.result()
         # Both before the switch; most of their time is Docker's.
-        files = stack.app_files if apart else None
-        published = aside.submit(release.publish_static, docker, files, apart.execute) if files and apart else None
+        published = aside.submit(static_files.publish, docker, report, apart.execute) if apart else None
         if beside.created:
             beside.created.result()
         _start_web(docker)
@@ -194,15 +194,16 @@ def _until_healthy(docker: Docker, report: Report, beside: _Beside, done: Prepar
         readiness.wait_for_web(docker, sockets(docker))
         if removed:
             removed.result()
+        else:
+            static_files.publish_again(docker)
 
 
-def switch(docker: Docker, report: Report, *, publish: bool = False) -> None:
+def switch(docker: Docker, report: Report) -> None:
     """Lead all traffic to a release whose web is healthy, and have everything else follow.
 
     Args:
         docker: the release.
         report: where steps are told.
-        publish: whether its static files are brought to their volume once more.
 
     Raises:
         EngineError: a step failed.
@@ -219,8 +220,6 @@ def switch(docker: Docker, report: Report, *, publish: bool = False) -> None:
     with ending.leaving(docker, [item for item in docker.of(stack.web) if item.release != stack.release]) as gone:
         with report.step("workers"):
             follow(docker)
-            if publish and stack.app_files:
-                release.publish_static(docker, stack.app_files)
         with report.step("ready"), ThreadPoolExecutor(1) as aside:
             prepare.secrets(docker)
             wanted = current.fingerprints(docker)
@@ -255,7 +254,8 @@ def converge(docker: Docker, report: Report) -> None:
         _start_web(docker)
     with report.step("healthy"):
         readiness.wait_for_web(docker, sockets(docker))
-    switch(docker, report, publish=True)
+        static_files.publish_again(docker)
+    switch(docker, report)
 
 
 def stand(docker: Docker) -> list[Container]:
@@ -304,6 +304,9 @@ def give_up(docker: Docker, old: Optional[Docker]) -> None:
     _read_anew(old, misled)
     if not set(old.stack.workers) <= running:
         release.start(old, old.stack.workers, "--no-deps", there=there)
+    # A full disk, which may be why the release is given up, holds up no recovery: the next release publishes its own.
+    with suppress(EngineError):
+        static_files.publish_again(old)
 
 
 def _put_back_secrets(docker: Docker) -> list[Container]:
