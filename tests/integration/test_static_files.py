@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -183,3 +184,30 @@ def test_what_the_gate_refuses_goes_back_to_pages_that_are_whole(site: Static) -
         assert (told.code, told.json["code"]) == (1, "smoke"), told.err
         assert "old." in host.ask("/page")
     demand_whole(host, first, "one")
+
+
+def test_the_files_of_kept_releases_are_served_and_those_of_others_go(site: Static) -> None:
+    host, pages, counts = site.host, {}, []
+    volume = f"{host.project}_static_volume"
+    (web,) = host.containers()["web"]
+    docker("exec", web, "touch", "/var/app/static/put-there.txt")
+    for number in range(5):
+        files = {"site.css": f"/* {number} */", f"only-{number}.css": "c { color: red }"}
+        told = host.deploy(version(host, f"growth {number}", files), keep=2)
+        assert told.code == 0, told.err
+        assert "warning" not in told.err
+        pages[host.current] = host.ask("/page").split()
+        (web,) = host.containers()["web"]
+        counts.append(len(docker("exec", web, "find", "/var/app/static", "-type", "f").splitlines()))
+    kept = [page for name, page in pages.items() if (host.root / "releases" / name).is_dir()]
+    assert len(kept) == 3
+    assert counts[-1] == counts[-2]
+    for name in (name for page in kept for name in page):
+        host.ask(name)
+    gone = [f"/static/{list_}" for list_ in (f".kit/{host.current}", "only-0.css")]
+    for path in [*gone, *(name for name in next(iter(pages.values())) if "only-0" in name)]:
+        with pytest.raises(subprocess.CalledProcessError):
+            host.ask(path)
+    # Whatever somebody else put there is theirs.
+    host.ask("/static/put-there.txt")
+    assert docker("volume", "ls", "--quiet", "--filter", f"name={volume}").split() == [volume]

@@ -116,7 +116,7 @@ def up(docker: Docker, report: Report, *, is_new: bool = False) -> Changes:
         changes.migrations = commands.migrations
     with report.step("start"):
         if other_source or stack.web not in unchanged:
-            static_files.publish(docker)
+            static_files.publish(docker, report)
         if stack.has_edge:
             edge.lead_to(stack)
         remake(docker, settled, stack.services[len(stack.backing_services) :], anew)
