@@ -40,8 +40,8 @@ class ActionModule(KitAction):
     made anew although that leaves a gap), ``backup`` (whether the database is backed up first), ``restore`` (whether
     that undoes a migration that failed); ``rollback`` instead of a rendered release: the id to go back to, empty for
     the last good one. For ``switch``: ``batch`` (hosts whose turn it is; none: all), ``problems`` (what was found on
-    any host; empty ones are none). For ``finish``: ``problems``, ``keep`` (how many releases stay), ``held`` (what
-    kit_lock gave, to be let go where that went well).
+    any host; empty ones are none). For ``finish``: ``problems``, ``held`` (what kit_lock gave, to be let go where that
+    went well). These three take ``keep`` (how many releases stay); a rollback's ``prepare`` has none.
     """
 
     _VALID_ARGS = frozenset(
@@ -99,7 +99,7 @@ class ActionModule(KitAction):
                 return self._led() or {"changed": False}
             if any(self._task.args.get("problems", ())):
                 return {"changed": False, "message": "not switched: the release failed elsewhere, and all go back"}
-            told = self._call({"phase": phase})
+            told = self._call({"phase": phase, "keep": int(self._task.args["keep"])})
             if told.get("failed"):
                 # Not a failure yet: the other hosts must hear of it, and go back too.
                 return {"changed": True, "problem": str(told["msg"]), "problem_code": told.get("code", "task")}
@@ -262,6 +262,7 @@ class ActionModule(KitAction):
             "backup": bool(task["backup"]),
             "restore": bool(task["restore"]),
             "switch": self._is_alone(),
+            "keep": int(task["keep"]),
         }
         archive = None if same else release_archive.pack(files, self._beside(given))
         return self._call(asked, archive)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -51,14 +54,72 @@ def test_images_and_releases_are_bounded_and_volumes_stay(host: HostReleases) ->
         assert host.ask("/version") == f"deploy {DEPLOYS - 2 - number}"
 
 
+def images(host: HostReleases) -> set[str]:
+    """The project's images that are here."""
+    return set(lines("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", host.name))
+
+
+def named(host: HostReleases) -> set[str]:
+    """Those that releases name whose files are here."""
+    return {host.record(path.name)["image"] for path in (host.root / "releases").iterdir()}
+
+
+def test_an_image_that_cannot_be_removed_is_a_warning_and_goes_with_the_next_deploy(
+    host: HostReleases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        assert host.deploy(host.version(f"hindered {number}"), keep=KEEP).code == 0
+    before = images(host)
+    client = tmp_path / "docker"
+    hinders = "[ \"$1 $2\" != 'image rm' ] || { echo hindered >&2; exit 1; }"
+    client.write_text(f'#!/bin/sh\n{hinders}\nexec {shutil.which("docker")} "$@"\n')
+    client.chmod(0o755)
+    new = host.version("hindered 3")
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        told = host.deploy(new, keep=1)
+    assert told.code == 0, told.err
+    (warning,) = host.record(host.current)["warnings"]
+    assert "hindered" in warning
+    assert f"warning: {warning.splitlines()[0]}" in told.err
+    assert images(host) == before | {new.image} > named(host)
+    # Its release has no files any more.
+    told = host.deploy(host.version("not hindered"), keep=1)
+    assert told.code == 0, told.err
+    assert not host.record(host.current)["warnings"]
+    assert images(host) == named(host)
+
+
+def test_a_row_of_failing_deploys_leaves_no_row_of_images(host: HostReleases) -> None:
+    good = {path.name for path in (host.root / "releases").iterdir()}
+    for number in range(4):
+        broken = host.version(f"broken {number}", migrate="raise SystemExit('no such column')")
+        assert host.deploy(broken, keep=KEEP).json["code"] == "migrate"
+    told = host.deploy(host.version("refused by the gate"), problem="no style sheet", keep=KEEP)
+    assert told.json["code"] == "smoke"
+    # The newest is looked at.
+    (newest,) = {path.name for path in (host.root / "releases").iterdir()} - good
+    assert host.record(newest)["reason"] == "no style sheet"
+    assert images(host) == named(host)
+
+
+def test_what_was_brought_for_a_deploy_that_ended_before_its_record_goes(host: HostReleases) -> None:
+    never = f"{host.name}:release-0123456789ab"
+    docker("tag", base_image("redis"), never)
+    retention.bring(host.root, [never])
+    told = host.deploy(host.version("after it"), keep=KEEP)
+    assert told.code == 0, told.err
+    assert images(host) == named(host)
+
+
 def test_failed_ones_push_no_good_one_out(host: HostReleases) -> None:
     earlier = host.current
-    assert host.deploy(host.version("good")).code == 0
+    assert host.deploy(host.version("good"), keep=KEEP).code == 0
     serving = host.current
     good = {path.name for path in (host.root / "releases").iterdir()}
     broken = host.version("broken", migrate="raise SystemExit('no such column')")
     for _ in range(KEEP + 2):
-        assert host.deploy(broken, keep=1).code == 1
+        assert host.deploy(broken, keep=KEEP).code == 1
     assert host.deploy(None, keep=KEEP).code == 0
     assert good <= {path.name for path in (host.root / "releases").iterdir()}
     # From what is here: its image is asked of nobody.
@@ -75,7 +136,7 @@ def test_a_database_that_is_stopped_outlives_all_that_is_removed(host: HostRelea
     for text in ("older", "newer", "newest"):
         assert host.deploy(host.version(text), keep=KEEP).code == 0
     docker("stop", container)
-    assert retention.prune(host.root, 1) != []
+    assert retention.prune(host.root, 1)[0] != []
     assert host.engine("prune-backups").code == 0
     throw_away.remove_left(Docker(stack.load(host.root)))
     assert docker("inspect", "--format", "{{.State.Running}}", container).strip() == "false"

@@ -333,7 +333,7 @@ class HostReleases:
             keep: how many good releases stay.
             request: further facts for the first phase.
         """
-        told = self.prepare(version, **{"switch": True, **request})
+        told = self.prepare(version, **{"switch": True, "keep": keep, **request})
         if told.code == 0:
             told = self.phase("finish", problem=problem, keep=keep)
         return told

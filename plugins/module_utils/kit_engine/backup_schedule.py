@@ -62,17 +62,17 @@ def _units(stack: Stack) -> list[Timer]:
     return [*timers(stack), *([Timer(_unit(stack, OFFSITE), OFFSITE, "")] if away else [])]
 
 
-def follow_up(stack: Stack, report: Report) -> None:
+def follow_up(stack: Stack) -> None:
     """Have the backup of a release copied off-site, without waiting for that.
 
     Args:
         stack: the release.
-        report: where it is told that it was not begun; the next copy makes up for it.
+
+    Raises:
+        EngineError: it was not begun; the next copy makes up for it.
     """
     if stack.backup.offsite_repository and _has_systemd():
-        done = command.run(["systemctl", "start", "--no-block", f"{_unit(stack, OFFSITE)}.service"])
-        if done.code:
-            report.say(f"    warning: the copy of the backup off-site was not begun: {done.err.strip()}")
+        _systemctl(stack, "start", "--no-block", f"{_unit(stack, OFFSITE)}.service")
 
 
 def keep(stack: Stack, report: Report) -> None:

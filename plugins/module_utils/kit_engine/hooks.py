@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from kit_engine import command, masking, one_off, releases
+from kit_engine import command, masking, one_off, releases, runlog
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.pending import DEPLOY
@@ -65,9 +65,7 @@ def warn(docker: Docker, moment: str, report: Report, record: Record, kind: str)
     for number, hook in enumerate(stack.hooks.get(moment, ()) if stack.release else ()):
         problem = _problem(docker, moment, number, hook, told(record, moment, kind))
         if problem:
-            report.say(f"    warning: {problem}")
-            record.warnings.append(problem)
-            releases.write(stack.root, record)
+            runlog.warn(stack.root, report, record, problem)
 
 
 def told(record: Record, moment: str, kind: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -49,7 +50,8 @@ def release_verb(arguments: argparse.Namespace) -> None:
     ``current`` (id that served when that was compared) and the facts of the record, with ``restarts`` and ``backup`` of
     Wanted, and ``restore`` (whether a failed migration is undone by that backup); with ``switch`` that phase follows at
     once, its answer under ``switched``. For ``finish``: ``problem`` (what the smoke gate found; empty: all is well),
-    ``keep`` (how many releases) and ``warnings`` (of the control node's hooks).
+    ``warnings`` (of the control node's hooks) and ``keep`` (how many good releases stay). The others take ``keep`` for
+    when they fail.
 
     The answer to a rollback tells ``stands`` where that release serves already: no phase follows.
     """
@@ -57,13 +59,21 @@ def release_verb(arguments: argparse.Namespace) -> None:
     root: Path = arguments.root.resolve()
     asked = json.loads(arguments.request)
     phase = str(asked["phase"])
-    if phase == "prepare":
-        report.done(_prepare(root, report, asked), "")
-    elif phase == "switch":
-        switched = _switch(root, report)
-        report.done(switched, switched["message"])
-    else:
-        _finish(root, report, str(asked["problem"]), int(asked["keep"]), asked.get("warnings", ()))
+    try:
+        if phase == "prepare":
+            report.done(_prepare(root, report, asked), "")
+        elif phase == "switch":
+            switched = _switch(root, report)
+            report.done(switched, switched["message"])
+        else:
+            _finish(root, report, str(asked["problem"]), int(asked["keep"]), asked.get("warnings", ()))
+    except EngineError:
+        # A row of releases that fail would fill the disk. One that is still under way is the next run's to end.
+        if "keep" in asked and pending.read(root) is None:
+            # The secrets to be masked in what is told of the failure are read now: they may lie in what goes.
+            report.mask("")
+            _tidy(root, report, None, int(asked["keep"]))
+        raise
 
 
 def rollback_verb(_docker: Docker, arguments: argparse.Namespace) -> None:
@@ -369,12 +379,35 @@ def _finish(
         _close(root, report, record)
     pending.end(root)
     if record and record.backup and under_way.kind == DEPLOY:
-        backup_schedule.follow_up(docker.stack, report)
-    removed = retention.prune(root, keep) if keep is not None else []
+        with _warned(root, report, record, "the copy of the backup off-site was not begun"):
+            backup_schedule.follow_up(docker.stack)
+    removed = _tidy(root, report, record, keep) if keep is not None else []
     text = f"release {under_way.id} is good" + (f"; removed {', '.join(removed)}" if removed else "")
-    report.log(f"{text}\n")
+    with suppress(OSError):
+        report.log(f"{text}\n")
     told = {"changed": True, "release": under_way.id, "removed": removed, "record": _told(root, under_way)}
     report.done({**told, "message": text}, text)
+
+
+def _tidy(root: Path, report: Report, record: Optional[Record], keep: int) -> list[str]:
+    """Remove what earlier releases left; gives the ids of those that went."""
+    gone: list[str] = []
+    what = "not all that earlier releases left was removed"
+    with _warned(root, report, record, what):
+        gone, left = retention.prune(root, keep)
+        if left:
+            runlog.warn(root, report, record, f"{what}: {'; '.join(left)}")
+    return gone
+
+
+@contextmanager
+def _warned(root: Path, report: Report, record: Optional[Record], what: str) -> Iterator[None]:
+    """Have whatever goes wrong be a warning: the release has ended by then, and does not hang on it."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(OSError):
+            runlog.warn(root, report, record, f"{what}: {_reason(error)}")
 
 
 def _follow(docker: Docker, report: Report, under_way: Pending, phase: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
@@ -16,6 +17,12 @@ from kit_engine.report import columns
 
 # Records are small and tell what happened; the bundles and images that they speak of go earlier.
 KEPT_RECORDS = 100
+# The app's images that were brought here: a deploy may end before a record names its own.
+BROUGHT = "app-images.json"
+# Removing one takes a second; on a slow disk with other work, minutes.
+REMOVE_SECONDS = 120.0
+# Of a container: the folder that its Compose project stands in, two below the deploy root.
+_STANDS_IN = '{{.Label "com.docker.compose.project.working_dir"}}'
 
 
 def records(root: Path) -> list[Record]:
@@ -85,39 +92,137 @@ def migrations_after(root: Path, release: str) -> list[str]:
     return list(dict.fromkeys(name for row in reversed(newer) for name in row.migrations))
 
 
-def prune(root: Path, keep: int) -> list[str]:
+def prune(root: Path, keep: int) -> tuple[list[str], list[str]]:
     """Remove the bundles and images of old releases; never a volume, and never what serves.
 
     Args:
         root: the deploy root.
-        keep: how many good ones stay besides the one that serves.
+        keep: how many good ones stay besides the one that serves. The newest stays whatever became of it: it is looked
+            at, and its image is what the next try needs.
 
     Returns:
-        Ids of those that were removed.
+        Ids of those that were removed, and why images stay that were to go: the next time tries those again.
+
+    Raises:
+        EngineError: the engine does not answer; nothing more was removed.
     """
     rows = records(root)
     served = releases.current(root)
     under_way = pending.read(root)
-    kept = {served, *((under_way.id, under_way.previous) if under_way else ())}
+    kept = {served, *(row.id for row in rows[:1]), *((under_way.id, under_way.previous) if under_way else ())}
     for state in ("good", "rolled_back"):
         # One at least of those that a rollback may go to, or there would be nothing to go back to.
         kept |= {row.id for row in [row for row in rows if row.state == state and row.id not in kept][: max(1, keep)]}
     gone = []
-    images = {row.image for row in rows if row.id in kept}
+    left = _drop_images(root, rows, {row.image for row in rows if row.id in kept})
     for row in rows:
         folder = root / releases.FOLDER / row.id
-        if row.id in kept or not folder.is_dir():
-            continue
-        shutil.rmtree(folder)
-        gone.append(row.id)
-        if row.image and row.image not in images:
-            # One that another project's container uses stays: Docker refuses.
-            command.run(["docker", "image", "rm", row.image])
+        if row.id not in kept and folder.is_dir():
+            shutil.rmtree(folder)
+            gone.append(row.id)
     for row in rows[KEPT_RECORDS:]:
         if row.id not in kept:
             for kind in ("json", runlog.JOURNAL, runlog.LOG):
                 runlog.path_of(root, row.id, kind).unlink(missing_ok=True)
-    return gone
+    return gone, left
+
+
+def bring(root: Path, refs: Iterable[str]) -> None:
+    """Note the app's images that are about to be brought to this host.
+
+    Args:
+        root: the deploy root.
+        refs: their names.
+    """
+    known = _brought(root)
+    new = [ref for ref in refs if ref not in known]
+    if new:
+        (root / releases.RECORDS).mkdir(parents=True, exist_ok=True)
+        releases.replace(root / releases.RECORDS / BROUGHT, json.dumps([*known, *new]) + "\n")
+
+
+def drop_unnamed(root: Path, refs: Collection[str]) -> list[str]:
+    """Remove the app's images of deploys that ended before a release named them.
+
+    Args:
+        root: the deploy root.
+        refs: images of the deploy that is under way.
+
+    Returns:
+        Why images stay that were to go.
+
+    Raises:
+        EngineError: the engine does not answer.
+    """
+    rows = records(root)
+    return _drop_images(root, rows, {*refs, *(row.image for row in rows if _stands(root, row))})
+
+
+def _drop_images(root: Path, rows: Sequence[Record], kept: Collection[str]) -> list[str]:
+    """Remove the app's images that came for this deploy root, but for some; gives why others stay.
+
+    Those that another stack's releases name, as another environment of the project may, are left to that one.
+    """
+    brought = _brought(root)
+    old = sorted({ref for ref in (*brought, *(row.image for row in rows)) if ref} - {*kept})
+    if not old:
+        return []
+    there = _lines("docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}")
+    others = _named_elsewhere(root)
+    waiting = [ref for ref in old if ref in there and ref not in others]
+    problems = []
+    for ref in list(waiting):
+        try:
+            problem = _drop(ref)
+        except EngineError as error:
+            # The engine answers too late: the others would wait as long.
+            problems.append(error.problem)
+            break
+        if problem:
+            problems.append(problem)
+        else:
+            waiting.remove(ref)
+    still = [ref for ref in brought if ref in kept or ref in waiting]
+    if still != brought:
+        releases.replace(root / releases.RECORDS / BROUGHT, json.dumps(still) + "\n")
+    return problems
+
+
+def _drop(ref: str) -> str:
+    """Remove an image; why it stays, or nothing."""
+    told = command.run(["docker", "image", "inspect", "--format", "{{range .RepoDigests}}{{.}} {{end}}", ref])
+    name = ref.partition(":")[0]
+    # By these it was pulled from a registry, and would stay. Before the tag: that is what the next time finds it by.
+    pulled = [one for one in told.out.split() if one.partition("@")[0].endswith(f"/{name}")]
+    done = command.run(["docker", "image", "rm", *pulled, ref], limit=REMOVE_SECONDS)
+    return f"{ref}: {done.err.strip()}" if done.code and image_id(ref) else ""
+
+
+def _named_elsewhere(root: Path) -> set[str]:
+    """The images that releases of the other stacks on this host name."""
+    places = {Path(line).parent.parent.resolve() for line in _lines("docker", "ps", "--all", "--format", _STANDS_IN)}
+    return {row.image for place in places - {root.resolve()} for row in records(place) if _stands(place, row)}
+
+
+def _lines(*words: str) -> list[str]:
+    done = command.demand(words, code="images", remedy="docker info    (does the engine answer?)")
+    return [line for line in done.out.splitlines() if line]
+
+
+def _brought(root: Path) -> list[str]:
+    try:
+        told = json.loads((root / releases.RECORDS / BROUGHT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [str(ref) for ref in told] if isinstance(told, list) else []
+
+
+def _stands(root: Path, row: Record) -> bool:
+    """Whether a release's files are here; of another user's stack they count as that."""
+    try:
+        return (root / releases.FOLDER / row.id).is_dir()
+    except PermissionError:
+        return True
 
 
 def rows(root: Path) -> list[dict[str, Any]]:

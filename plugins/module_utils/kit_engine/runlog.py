@@ -7,9 +7,11 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Optional
 
 from kit_engine import masking, releases
 from kit_engine.docker import Docker
+from kit_engine.releases import Record
 from kit_engine.report import Report
 
 JOURNAL, LOG = "journal", "log"
@@ -43,6 +45,21 @@ def take_up(docker: Docker, report: Report) -> None:
     report.mask = masking.of(docker)
     report.note = _journal(path_of(root, release, JOURNAL))
     report.log = _log(path_of(root, release))
+
+
+def warn(root: Path, report: Report, record: Optional[Record], problem: str) -> None:
+    """Tell what went wrong and did not matter to a release, and note it in its record.
+
+    Args:
+        root: the deploy root.
+        report: where it is told.
+        record: of the release, and written; None where it has none.
+        problem: what went wrong.
+    """
+    report.say(f"    warning: {problem}")
+    if record:
+        record.warnings.append(problem)
+        releases.write(root, record)
 
 
 def _journal(path: Path) -> Callable[[str, str], None]:
