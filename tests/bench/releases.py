@@ -136,7 +136,7 @@ def _deploys(bed: Bed) -> list[Bar]:
 
 
 def _broken(bed: Bed) -> list[Bar]:
-    bars, serves = [], _version(bed)
+    bars, serves = [], version(bed)
     for what, (differs, _code, words) in BROKEN.items():
         with bed.load(what):
             bed.write(f"broken: {what}", **differs)  # type: ignore[arg-type]  # texts all
@@ -160,7 +160,7 @@ def _demand_refused(bed: Bed, said: str, words: str, serves: str) -> None:
     """Refuse what a deploy that failed did not tell, or did not leave as it was; that it failed was seen to."""
     if words not in said:
         raise UnfitError(f"`{words}` is not told:\n{said[-2000:]}")
-    found = _version(bed)
+    found = version(bed)
     if found != serves:
         raise UnfitError(f"{found!r} serves, not {serves!r}")
 
@@ -198,7 +198,7 @@ def _rolled_back(bed: Bed, scenario: str) -> float:
     # Of the scenarios before, other nginx files and another certificate lie between the releases.
     bed.write(f"{scenario}: to go back to")
     bed.make("deploy")
-    earlier = _version(bed)
+    earlier = version(bed)
     bed.write(f"{scenario}: to be left")
     bed.make("deploy")
     with bed.load(scenario) as traffic:
@@ -284,7 +284,8 @@ def _plain(bed: Bed) -> list[Bar]:
     return [Bar("plain compose up: failed requests, which must be seen", failed, 1, at_most=False)]
 
 
-def _version(bed: Bed) -> str:
+def version(bed: Bed) -> str:
+    """What answers; empty where nothing does."""
     words = ["curl", "-fsSk", "--max-time", "5", "--resolve", f"{DOMAIN}:{bed.host.ports[443]}:127.0.0.1"]
     url = f"https://{DOMAIN}:{bed.host.ports[443]}/version"
     return subprocess.run([*words, url], capture_output=True, text=True, timeout=20, check=False).stdout

@@ -115,11 +115,11 @@ class Outcome:
 
 
 class Run:
-    """A deploy that is under way, with the processes that belong to it."""
+    """A deploy that is under way, with the processes that belong to it; more settings of make may follow."""
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: Bed, more: str = "") -> None:
         self.mark = f"KIT_FAULT_RUN={random.getrandbits(64):x}"
-        command = f"make deploy ENV=prod INVENTORY=hosts.yml MANIFEST={NAME}/deploy.yml"
+        command = f"make deploy ENV=prod INVENTORY=hosts.yml MANIFEST={NAME}/deploy.yml {more}"
         name, _, value = self.mark.partition("=")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self.process = subprocess.Popen(

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from kit_engine import systemd
+
 from support.engine import RECORD, base_image
 from support.kit import FIXTURE, ROOT
 
@@ -270,3 +272,6 @@ def remove_project(project: str) -> None:
         names = docker(kind, "ls", *every, "--quiet", "--filter", label).split()
         if names:
             docker(kind, "rm", *flags, *names)
+    # Where this machine's PID 1 is systemd, a release has it start this at boot.
+    for folder in ("", "multi-user.target.wants"):
+        (systemd.UNITS / folder / f"{project}-recover.service").unlink(missing_ok=True)

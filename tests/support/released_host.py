@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from kit_engine import (
-    backup_schedule,
     cache_password,
     database_password,
     ending,
@@ -25,6 +24,7 @@ from kit_engine import (
     retention,
     rollout,
     static_files,
+    systemd,
     verbs,
 )
 from kit_engine.docker import Container, Docker
@@ -121,8 +121,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(release, "up", up)
     monkeypatch.setattr(masking, "of", lambda _docker: str)
     monkeypatch.setattr(verbs, "site_url", lambda _docker: "https://site.test")
-    monkeypatch.setattr(backup_schedule, "keep", lambda *_: None)
-    monkeypatch.setattr(backup_schedule, "follow_up", lambda *_: None)
+    monkeypatch.setattr(systemd, "runs", lambda: False)
     monkeypatch.setattr(retention, "image_id", lambda _reference: "sha256:1")
     monkeypatch.setattr(releasing, "image_id", lambda _reference: "sha256:1")
     recovery.docker_of.cache_clear()

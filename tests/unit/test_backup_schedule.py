@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kit_engine import backup_schedule, cli, hooks, lock, pending, recovery, releases, stack
+from kit_engine import at_boot, backup_schedule, cli, hooks, lock, pending, recovery, releases, stack, systemd
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
 from kit_engine.stack import Stack
@@ -23,6 +23,8 @@ case $1 in
   show) case $2 in *.service) cat "{service}"; exit;; esac
     echo ActiveState=$(cat "{state}"); echo "NextElapseUSecRealtime=Mon 2026-11-30 02:30:00 UTC" ;;
   restart) [ ! -e "{refuses}" ] || { echo "bad unit file setting" >&2; exit 1; }; echo active >"{state}" ;;
+  enable) wants="{units}/multi-user.target.wants"
+    case $2 in *.service) mkdir -p "$wants"; ln -sf "../$2" "$wants/$2" ;; esac ;;
   disable) echo inactive >"{state}" ;;
 esac
 """
@@ -53,13 +55,13 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     program = tmp_path / "bin/systemctl"
     program.parent.mkdir()
     text = SYSTEMCTL
-    for name in ("log", "state", "refuses", "service"):
+    for name in ("log", "state", "refuses", "service", "units"):
         text = text.replace(f"{{{name}}}", str(getattr(made, name)))
     program.write_text(text)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(backup_schedule, "UNITS", made.units)
-    monkeypatch.setattr(backup_schedule, "RUNS", tmp_path)
+    monkeypatch.setattr(systemd, "UNITS", made.units)
+    monkeypatch.setattr(systemd, "RUNS", tmp_path)
     monkeypatch.setattr(backup_schedule, "STAMPS", made.stamps)
     return made
 
@@ -111,9 +113,47 @@ def test_a_time_that_systemd_cannot_read_is_told_and_keeps_no_release(
     assert "timers of the backups could not be installed" in "".join(capsys.readouterr())
 
 
+def test_a_boot_makes_whole_what_was_cut_off_before_it(machine: Machine, prod: Stack) -> None:
+    # Whether backups are scheduled or not.
+    plain = replace(prod, backup=replace(prod.backup, schedule="", drill_schedule=""))
+    unit = machine.units / f"{prod.project}-recover.service"
+    assert at_boot.install(plain)
+    assert f'ExecStart="{prod.root}/docker-manage.sh" prod recover --wait 3600\n' in unit.read_text()
+    assert f"ConditionPathExists={prod.root}/records/pending.json\n" in unit.read_text()
+    assert machine.calls() == ["daemon-reload", f"enable {unit.name}"]
+    assert not at_boot.install(plain)
+    assert machine.calls() == []
+    # One that somebody disabled is enabled, one from before is written anew.
+    (machine.units / "multi-user.target.wants" / unit.name).unlink()
+    assert at_boot.install(plain)
+    unit.write_text("[Unit]\n")
+    assert at_boot.install(plain)
+    assert "[Service]" in unit.read_text()
+    # The timers' own install lets it be.
+    assert not backup_schedule.install(plain)
+    assert unit.exists()
+    machine.calls()
+    at_boot.remove(plain)
+    assert not unit.exists()
+    assert machine.calls() == [f"disable {unit.name}", "daemon-reload"]
+    at_boot.remove(plain)
+    assert machine.calls() == []
+
+
+def test_what_hinders_a_boot_from_that_hinders_no_release(
+    machine: Machine, prod: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.units.rename(machine.units.with_name("elsewhere"))
+    at_boot.keep(prod, Report("release", as_json=False))
+    assert "warning: a reboot in the middle of a release could not be provided for" in capsys.readouterr().err
+    # What is no release has nothing that is under way.
+    assert not at_boot.install(replace(prod, bundle=prod.root))
+
+
 def test_without_systemd_nothing_is_written(machine: Machine, prod: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backup_schedule, "RUNS", machine.units / "none")
+    monkeypatch.setattr(systemd, "RUNS", machine.units / "none")
     assert not backup_schedule.install(prod)
+    assert not at_boot.install(prod)
     assert list(machine.units.iterdir()) == []
     told = backup_schedule.state(prod)
     assert told is not None

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kit_engine import backup_schedule, stack
+from kit_engine import backup_schedule, stack, systemd
 from smoke import test_host
 from support.kit import ROOT
 
@@ -22,7 +22,7 @@ def scheduled(
     path = folder / backup_schedule.RECORD
     path.parent.mkdir()
     path.write_text(json.dumps(last))
-    monkeypatch.setattr(backup_schedule, "_has_systemd", lambda: True)
+    monkeypatch.setattr(systemd, "runs", lambda: True)
     monkeypatch.setattr(backup_schedule, "_shown", lambda _: {"ActiveState": active})
     monkeypatch.setattr(backup_schedule, "_lost", lambda _, timer: lost if timer.what == "drill" else 0.0)
     told = backup_schedule.state(found)

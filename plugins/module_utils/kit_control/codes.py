@@ -80,7 +80,7 @@ MEANINGS = {
     "smoke": "a smoke check failed",
     "source": "the mounted source cannot be used",
     "ssh": "SSH is set up in a way that cannot be used, or a step of it took too long",
-    "schedule": "the timers of the backups cannot be installed",
+    "schedule": "the timers of the backups, or what a boot starts, cannot be installed",
     "stack": "the host holds no release, or one of another version of the kit",
     "start": "containers cannot be created or started",
     "static": "the static files cannot be published",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Optional
 
-from kit_engine import backup, backup_checks, backup_offsite, backup_prune, command, hooks, releases
+from kit_engine import at_boot, backup, backup_checks, backup_offsite, backup_prune, command, hooks, releases, systemd
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report, duration
@@ -25,13 +24,10 @@ _NAMES = {BACKUP: "backup", DRILL: "backup-drill", OFFSITE: "backup-offsite"}
 _MEANINGS = {
     BACKUP: "Back up", DRILL: "Restore the newest backup for a test:", OFFSITE: "Copy the backups off-site:",
 }  # fmt: skip
-UNITS = Path("/etc/systemd/system")
 # Where systemd notes when a timer with Persistent= rang last.
 STAMPS = Path("/var/lib/systemd/timers")
 # A new timer is given such a stamp at once.
 _NEW_SECONDS = 60.0
-# There only where systemd is PID 1.
-RUNS = Path("/run/systemd/system")
 RECORD = "records/scheduled.json"
 # A deploy that is under way when the timer rings is waited for.
 WAIT_SECONDS = 3600
@@ -71,8 +67,8 @@ def follow_up(stack: Stack) -> None:
     Raises:
         EngineError: it was not begun; the next copy makes up for it.
     """
-    if stack.backup.offsite_repository and _has_systemd():
-        _systemctl(stack, "start", "--no-block", f"{_unit(stack, OFFSITE)}.service")
+    if stack.backup.offsite_repository and systemd.runs():
+        systemd.call(stack, "start", "--no-block", f"{_unit(stack, OFFSITE)}.service")
 
 
 def keep(stack: Stack, report: Report) -> None:
@@ -82,10 +78,8 @@ def keep(stack: Stack, report: Report) -> None:
         stack: the release.
         report: where it is told.
     """
-    try:
+    with systemd.told(report, "the timers of the backups could not be installed"):
         install(stack)
-    except (EngineError, OSError) as error:
-        report.say(f"    warning: the timers of the backups could not be installed: {error}")
 
 
 def install(stack: Stack) -> bool:
@@ -100,7 +94,7 @@ def install(stack: Stack) -> bool:
     Raises:
         EngineError: systemd refuses, for one a time that it cannot read.
     """
-    if not _has_systemd():
+    if not systemd.runs():
         return False
     wanted = {timer.what: timer for timer in _units(stack)}
     changed = []
@@ -110,34 +104,29 @@ def install(stack: Stack) -> bool:
             _remove(stack, what)
             continue
         files = {".service": _service(stack, timer), **({".timer": _timer(timer)} if timer.calendar else {})}
-        paths = {UNITS / f"{timer.unit}{ending}": text for ending, text in files.items()}
-        if any(not path.is_file() or path.read_text(encoding="utf-8") != text for path, text in paths.items()):
-            changed.append(timer)
-            for path, text in paths.items():
-                releases.replace(path, text)
-                path.chmod(0o644)
-        elif timer.calendar and _shown(f"{timer.unit}.timer").get("ActiveState") != "active":
+        is_new = systemd.write({f"{timer.unit}{ending}": text for ending, text in files.items()})
+        if is_new or (timer.calendar and _shown(f"{timer.unit}.timer").get("ActiveState") != "active"):
             changed.append(timer)
     if changed:
-        _systemctl(stack, "daemon-reload")
+        systemd.call(stack, "daemon-reload")
         for timer in (one for one in changed if one.calendar):
-            _systemctl(stack, "enable", f"{timer.unit}.timer")
+            systemd.call(stack, "enable", f"{timer.unit}.timer")
             # A new time counts from here on.
-            _systemctl(stack, "restart", f"{timer.unit}.timer")
+            systemd.call(stack, "restart", f"{timer.unit}.timer")
     return bool(changed)
 
 
 def remove(stack: Stack) -> None:
     """Remove the timers with the stack."""
-    if _has_systemd():
+    if systemd.runs():
         for what in _NAMES:
             _remove(stack, what)
 
 
 def schedule_verb(docker: Docker, arguments: argparse.Namespace) -> None:
-    """Install the timers anew."""
+    """Install the timers anew, and what a boot starts."""
     stack = docker.stack
-    changed = install(stack)
+    changed = install(stack) | at_boot.install(stack)
     told = state(stack)
     text = "\n".join(lines(told)) or "No backup is scheduled (release_bundle_backup_schedule)."
     arguments.report.done({"changed": changed, "schedule": told}, text)
@@ -208,17 +197,17 @@ def state(stack: Stack) -> Optional[dict[str, Any]]:
     wanted = timers(stack)
     if not wanted:
         return None
-    systemd, last = _has_systemd(), _last(stack)
+    is_pid_1, last = systemd.runs(), _last(stack)
     told = {}
     for timer in wanted:
-        shown = _shown(f"{timer.unit}.timer") if systemd else {}
+        shown = _shown(f"{timer.unit}.timer") if is_pid_1 else {}
         told[timer.what] = {
             "unit": f"{timer.unit}.timer", "calendar": timer.calendar,
             "installed": shown.get("ActiveState") == "active",
             "next": shown.get("NextElapseUSecRealtime", ""), "last": last.get(timer.what),
-            "lost": _lost(stack, timer) if systemd else 0.0,
+            "lost": _lost(stack, timer) if is_pid_1 else 0.0,
         }  # fmt: skip
-    return {"systemd": systemd, "timers": told}
+    return {"systemd": is_pid_1, "timers": told}
 
 
 def lines(told: Optional[Mapping[str, Any]]) -> list[str]:
@@ -258,7 +247,7 @@ def _lost(stack: Stack, timer: Timer) -> float:
     """Tell when a timer rang whose run noted nothing, as one that did not get as far as our program."""
     try:
         rang = (STAMPS / f"stamp-{timer.unit}.timer").stat().st_mtime
-        made = (UNITS / f"{timer.unit}.timer").stat().st_mtime
+        made = (systemd.UNITS / f"{timer.unit}.timer").stat().st_mtime
     except OSError:
         return 0.0
 
@@ -364,13 +353,13 @@ WantedBy=timers.target
 
 def _remove(stack: Stack, what: str) -> None:
     unit = _unit(stack, what)
-    paths = [UNITS / f"{unit}.timer", UNITS / f"{unit}.service"]
+    paths = [systemd.UNITS / f"{unit}.timer", systemd.UNITS / f"{unit}.service"]
     if any(path.exists() for path in paths):
         if paths[0].exists():
-            _systemctl(stack, "disable", "--now", f"{unit}.timer")
+            systemd.call(stack, "disable", "--now", f"{unit}.timer")
         for path in paths:
             path.unlink(missing_ok=True)
-        _systemctl(stack, "daemon-reload")
+        systemd.call(stack, "daemon-reload")
 
 
 def _shown(unit: str) -> dict[str, str]:
@@ -379,12 +368,3 @@ def _shown(unit: str) -> dict[str, str]:
         done = command.run(["systemctl", "show", unit, *(f"--property={name}" for name in _ASK)])
         told = dict(line.split("=", 1) for line in done.out.splitlines() if "=" in line)
     return told
-
-
-def _systemctl(stack: Stack, *words: str) -> None:
-    remedy = f"mend it, then: ./docker-manage.sh {stack.env} schedule"
-    command.demand(["systemctl", *words], code="schedule", remedy=remedy)
-
-
-def _has_systemd() -> bool:
-    return RUNS.is_dir() and shutil.which("systemctl") is not None

@@ -58,6 +58,7 @@ _CHANGES: Mapping[str, Callable[[argparse.Namespace], bool]] = {
     "release": _always,
     "restart": _always,
     "prune-backups": lambda given: not given.dry_run,
+    "recover": _always,
     "restore": _always,
     "schedule": _always,
     "scheduled": _always,
@@ -67,7 +68,7 @@ _CHANGES: Mapping[str, Callable[[argparse.Namespace], bool]] = {
     "up": _always,
 }
 # Those of them that make whole by themselves what a run left that was cut off: where they go depends on it.
-_RECOVERS = frozenset({"release", "rollback", "rollback-target"})
+_RECOVERS = frozenset({"recover", "release", "rollback", "rollback-target"})
 # Those of them that people do by hand or timers by the clock, and that leave a release's log what they told, as its own
 # phases do.
 _LOGGED = frozenset({"backup", "migrate", "restore", "scheduled", "verify-backup"})
@@ -195,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
     verified.add_argument("--level", choices=("checksum", "read", "restore"), help=text)
     pruned = add("prune-backups", "backup_prune.prune_verb", "remove the backups that need not be kept")
     pruned.add_argument("--dry-run", action="store_true", help="only tell which")
-    add("schedule", "backup_schedule.schedule_verb", "install the timers of the backups anew")
+    add("schedule", "backup_schedule.schedule_verb", "install the timers of the backups anew, and what a boot starts")
     timed = add("scheduled", "backup_schedule.scheduled_verb", "what a timer runs: a backup, or the drill of a restore")
     timed.add_argument("what", choices=("backup", "drill"))
     restore = add("restore", "restore.restore_verb", "bring a backup of the database back")
@@ -206,6 +207,9 @@ def parser() -> argparse.ArgumentParser:
     rollback.add_argument("release", nargs="?", metavar="ID")
     text = "remove all but so many good releases afterwards; default: the next deploy does, which knows how many stay"
     rollback.add_argument("--keep", type=int, metavar="N", help=text)
+    recover = add("recover", "recovery.recover_verb", "make whole what a run left that was cut off, as a boot does")
+    # As with those for Ansible there need be no current release.
+    recover.set_defaults(request="")
     add("migrate", "verbs.migrate", "run the release commands (migrations) now")
     shown = add(
         "certificate", "certificate_verbs.certificate_verb", "show the site's certificates, or bring one into use"

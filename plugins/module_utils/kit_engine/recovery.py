@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from functools import cache
 from io import StringIO
@@ -23,6 +24,13 @@ VERDICTS, JUDGED = ("not_ready", "unhealthy", "migrate"), ("healthy", "migrate",
 
 class UnfitError(EngineError):
     """A release does not get ready although the host did all that was asked of it: to repeat that helps nothing."""
+
+
+def recover_verb(arguments: argparse.Namespace) -> None:
+    """Make whole what an earlier run left, and do nothing else; on a host that has no current release yet, too."""
+    report: Report = arguments.report
+    text = recover(arguments.root.resolve(), report)
+    report.done({"changed": bool(text), "message": text}, text or "Nothing is under way.")
 
 
 def recover(root: Path, report: Optional[Report] = None) -> str:

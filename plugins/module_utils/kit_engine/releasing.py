@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kit_engine import (
+    at_boot,
     backup,
     backup_schedule,
     bundle,
@@ -148,6 +149,7 @@ def _deploy(root: Path, report: Report, asked: Mapping[str, Any]) -> Pending:
     )
     known = None if asked["configuration"] else releases.read(root, given)
     under_way = Pending(given, DEPLOY, _earlier(root, known) if served == given else served)
+    at_boot.keep(docker.stack, report)
     pending.begin(root, under_way)
     facts = {name: asked[name] for name in _FACTS}
     record = known or Record(
@@ -286,6 +288,7 @@ def _rollback(root: Path, report: Report, goal: _Goal) -> Pending:
     report.again = _again(docker)
     report.say(f"    going back to release {target.id}; should this be cut off: {report.again}")
     under_way = Pending(target.id, ROLLBACK, served)
+    at_boot.keep(docker.stack, report)
     pending.begin(root, under_way)
     runlog.follow(docker, report, f"{ROLLBACK}: prepare, from {served}")
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kit_engine import (
+    at_boot,
     backup,
     backup_loss,
     backup_notes,
@@ -172,6 +173,7 @@ def _restore(
     new, kept = f"{wanted.name}_new_{stamp}", f"{wanted.name}_before_{stamp}"
     try:
         if stack.release:
+            at_boot.keep(stack, report)
             pending.begin(stack.root, Pending(stack.release, RESTORE, stack.release))
         # They are laid there while the database is loaded; a step of its own waits for what is left.
         with beside.begun(partial(restore_media.stage, docker, report, folder, found, kept, room_for)) as staged:

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from kit_engine import (
     admin,
+    at_boot,
     backup_schedule,
     command,
     ending,
@@ -77,6 +78,7 @@ def destroy(docker: Docker, arguments: argparse.Namespace) -> None:
         command.demand(["docker", "volume", "rm", *left], code="down", remedy="docker ps --all    (who uses it?)")
     (stack.root / admin.RECORD).unlink(missing_ok=True)
     backup_schedule.remove(stack)
+    at_boot.remove(stack)
     arguments.report.done({"changed": bool(found or left)}, f"{stack.project} is removed with its data.")
 
 
