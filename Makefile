@@ -21,6 +21,7 @@ CONFIRM_HOST_KEYS ?=
 ALLOW_RESTART ?=
 RELEASE ?=
 BACKUP ?=
+WITHOUT_BACKUP ?=
 ON ?=
 ALLOW ?=
 RETRY_AFTER ?=
@@ -126,8 +127,8 @@ copy-offsite: $(login) ## Copy off-site what of ENV's backups lies on its host o
 prune-backups: $(login) ## Remove the backups of ENV that need not be kept; ARGS=--dry-run tells which
 	@$(manage) prune-backups $(waiting) $(ARGS)
 
-restore: $(login) ## Bring BACKUP=id|latest of ENV back; asks for its name, or CONFIRM=ENV
-	@$(manage) restore '$(or $(BACKUP),latest)' $(if $(CONFIRM),--confirm $(CONFIRM)) $(waiting)
+restore: $(login) ## Bring BACKUP=id|latest of ENV back; asks for its name, or CONFIRM=ENV; WITHOUT_BACKUP=1 makes none of what is there
+	@$(manage) restore '$(or $(BACKUP),latest)' $(if $(CONFIRM),--confirm $(CONFIRM)) $(if $(WITHOUT_BACKUP),--without-backup) $(waiting)
 
 releases: $(login) ## List the releases of ENV's host
 	@$(manage) releases $(ARGS)

@@ -29,7 +29,7 @@ STORIES = (
     ),
     (
         *("integration/test_release_recovery.py", "integration/test_external.py"),
-        *("integration/test_restore.py", "integration/test_restore_others.py"),
+        *("integration/test_restore.py", "integration/test_restore_lost.py", "integration/test_restore_others.py"),
     ),
     ("faults/test_slice.py", "integration/test_many_releases.py", "integration/test_worker_handover.py"),
     ("integration/test_backup.py", "integration/test_disaster.py"),

@@ -128,6 +128,20 @@ def test_rows_come_back_and_those_of_before_stay(host: HostReleases, server: Ser
     assert throw_aways(host) == []
 
 
+def test_a_database_that_was_dropped_comes_back(host: HostReleases, server: Server) -> None:
+    server.fill(60)
+    given, checksum = backed_up(host, "--level", "checksum"), server.checksum()
+    server.sql("DROP DATABASE site WITH (FORCE)", database="postgres")
+    told = host.engine("restore", given)
+    assert "This replaces database site (not there) of " in told.err
+    told = host.engine("restore", "--json", given, "--confirm", "prod")
+    assert told.code == 0, told.err
+    assert host.ask("/rows") == "60"
+    assert server.checksum() == checksum
+    assert told.json["safety"] == ""
+    server.drop_kept()
+
+
 def test_media_files_come_back_with_the_rows(host: HostReleases, server: Server) -> None:
     server.fill(1000)
     media_file(host, "pictures/kept.txt", "kept")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import database_name, external, restore, stack
+from kit_engine import database_name, external, restore_database, stack
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from support.kit import ROOT
@@ -55,7 +55,7 @@ def test_only_what_a_restore_of_ours_had_loaded_is_dropped(docker: Docker, monke
     stamp = "_new_20260101_000000"
     there = [f"a.b+{stamp}", f"axb+{stamp}", f"a.bb{stamp}", f"a.b+{stamp}1", f"not-a.b+{stamp}", "a.b+"]
     dropped: list[str] = []
-    monkeypatch.setattr(restore, "_rows", lambda *_: there)
-    monkeypatch.setattr(restore, "_sql", lambda *words: dropped.extend(words[4:]))
-    restore._drop_unfinished(docker, SERVER, called(docker, "a.b+"))
-    assert dropped == [f'DROP DATABASE "a.b+{stamp}" WITH (FORCE)']
+    monkeypatch.setattr(restore_database, "_rows", lambda *_: there)
+    monkeypatch.setattr(restore_database, "_sql", lambda *words: dropped.extend(words[3:]))
+    restore_database.drop_unfinished(docker, SERVER, called(docker, "a.b+"))
+    assert dropped == [f'DROP DATABASE IF EXISTS "a.b+{stamp}" WITH (FORCE)']

@@ -17,8 +17,10 @@ from kit_engine import (
     pending,
     recovery,
     restore,
+    restore_database,
     restore_media,
     stack,
+    verification,
 )
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -45,19 +47,20 @@ def test_media_files_that_could_not_be_settled_are_the_next_runs(
 
     done: list[str] = []
     for module, name in ((external, "demand_restorable"), (restore, "_demand_sound"),
-                         (backup_room, "demand_to_restore"), (backup, "create"), (database, "migrations"),
+                         (backup_room, "demand_to_restore"), (restore, "_backed_up"), (database, "migrations"),
                          (restore, "_known"), (restore_media, "stage")):  # fmt: skip
         monkeypatch.setattr(module, name, lambda *_, **__: None)
     monkeypatch.setattr(recovery, "serve", lambda *_: done.append("served"))
     # The new database cannot be made, nor dropped.
-    monkeypatch.setattr(restore, "_drop_unfinished", failing)
-    monkeypatch.setattr(restore, "_sql", failing)
+    monkeypatch.setattr(restore_database, "drop_unfinished", failing)
+    monkeypatch.setattr(restore_database, "drop", failing)
     settle = failing if not settles else lambda *_: None
     monkeypatch.setattr(restore_media, "settle", lambda *_: settle() if pending.read(tmp_path) else None)
     docker.lent["db"] = None  # type: ignore[assignment]  # nobody asks it
-    with pytest.raises(EngineError, match="away"):
+    with pytest.raises(EngineError, match=r"^away") as raised:
         restore.restore(docker, Report("restore", as_json=True), {"id": "one", "bytes": 1})
     assert done == ["served"]
+    assert ("does not serve again: away" in raised.value.problem) is not settles
     assert (pending.read(tmp_path) is None) is settles
 
 
@@ -156,3 +159,57 @@ def test_code_that_does_not_tell_its_migrations_keeps_nobody_from_restoring(
         monkeypatch.setattr(one_off, "run", lambda *_, done=done, **__: done)
         found = restore._known(docker, Report("restore", as_json=True))
         assert found == (None if done.code else [Migration("a.1")])
+
+
+def made_of_what_is_there(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, size: int | None, error: EngineError | None, *, without: bool
+) -> list[str]:
+    """What becomes of the backup of a database of some size."""
+    done: list[str] = []
+
+    def create(*_: object, **__: object) -> None:
+        done.append("backup")
+        if error:
+            raise error
+
+    monkeypatch.setattr(restore_database, "size", lambda *_: size)
+    monkeypatch.setattr(restore_database, "create", lambda *_: done.append("empty one"))
+    monkeypatch.setattr(backup, "create", create)
+    wanted, server = restore.wanted_database(docker), command.Done(0, "", "")
+    restore._backed_up(docker, Report("restore", as_json=True), server, wanted, {"id": "given"}, without)  # type: ignore[arg-type]  # nobody asks it
+    return done
+
+
+@pytest.mark.parametrize(
+    ("size", "without", "done"),
+    [(5, False, ["backup"]), (5, True, []), (None, False, ["empty one"]), (None, True, ["empty one"])],
+)
+def test_what_is_there_is_backed_up_unless_it_is_waived_or_there_is_nothing(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, size: int | None, without: bool, done: list[str]
+) -> None:
+    assert made_of_what_is_there(docker, monkeypatch, size, None, without=without) == done
+
+
+@pytest.mark.parametrize(
+    ("error", "waived"),
+    [
+        (EngineError("backup", "invalid page", "choose another"), True),
+        (backup_room.NoRoomError("backup", "would not fit", "free some"), False),
+        (EngineError("backup", "could not write: No space left on device", "free some"), False),
+    ],
+)
+def test_what_cannot_be_backed_up_is_told_with_the_way_past_it_and_no_other_is_for_want_of_room(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, error: EngineError, waived: bool
+) -> None:
+    with pytest.raises(EngineError) as raised:
+        made_of_what_is_there(docker, monkeypatch, 5, error, without=False)
+    assert ("cannot be backed up" in raised.value.problem) is waived
+    assert ("BACKUP=given CONFIRM=prod WITHOUT_BACKUP=1" in raised.value.remedy) is waived
+    assert error.problem in raised.value.problem
+
+
+def test_what_is_about_to_be_replaced_is_never_restored_for_a_test(docker: Docker) -> None:
+    assert docker.stack.backup.level == verification.RESTORE
+    level, why = verification.level_for(docker, 1, replaced=True)
+    assert (level, "about to be replaced" in why) == (verification.READ, True)
+    assert verification.level_for(docker, 1) == (verification.RESTORE, "")

@@ -145,7 +145,7 @@ def _create(
         throw_away.remove_left(docker)
         remove_unfinished(stack.root)
         size = session.size()
-        reached, why = verification.level_for(docker, size, level)
+        reached, why = verification.level_for(docker, size, level, replaced=kind == SAFETY)
         _demand_space(docker, folder, size, restores=reached == RESTORE)
         given = free_id(stack.root, stack.release or stack.env)
         streamed: AbstractContextManager[Optional[backup_stream.Away]] = (

@@ -17,6 +17,10 @@ FOLDER = "shared/backups"
 FETCHED = ".fetched-"
 
 
+class NoRoomError(EngineError):
+    """Something would not fit, or leave too little free."""
+
+
 def remove_fetched(root: Path, but: Optional[Path] = None) -> bool:
     """Remove what has come of backups whose fetch did not end.
 
@@ -44,7 +48,7 @@ def demand(stack: Stack, places: dict[Path, int], problem: str = "The media file
         problem: begins the message.
 
     Raises:
-        EngineError: they do not fit.
+        NoRoomError: they do not fit.
     """
     found = _lacking(stack, places)
     if found and remove_fetched(stack.root):
@@ -61,7 +65,7 @@ def demand_to_restore(docker: Docker, size: int, what: str) -> None:
         what: begins the message, such as ``The test database``.
 
     Raises:
-        EngineError: it would not fit, or leave too little free.
+        NoRoomError: it would not fit, or leave too little free.
     """
     place = disk.engine_folder()
     if place:
@@ -75,7 +79,7 @@ def demand_to_fetch(stack: Stack, place: Path, size: int, problem: str) -> None:
 
 def _refuse(found: Optional[EngineError], problem: str) -> None:
     if found:
-        raise EngineError("backup", f"{problem} {found.problem} Nothing was changed.", found.remedy)
+        raise NoRoomError("backup", f"{problem} {found.problem} Nothing was changed.", found.remedy)
 
 
 def _lacking(stack: Stack, places: dict[Path, int]) -> Optional[EngineError]:

@@ -202,6 +202,7 @@ def parser() -> argparse.ArgumentParser:
     restore = add("restore", "restore.restore_verb", "bring a backup of the database back")
     restore.add_argument("backup", metavar="ID", help="of the backup, or latest")
     restore.add_argument("--confirm", metavar="ENV", help="the environment's name, instead of asking for it")
+    restore.add_argument("--without-backup", action="store_true", help="make no backup of what is there")
     add("releases", "releasing.releases_verb", "list the releases of this host")
     rollback = add("rollback", "releasing.rollback_verb", "go back to the last good release, or to one that is named")
     rollback.add_argument("release", nargs="?", metavar="ID")

@@ -44,16 +44,11 @@ def identity(docker: Docker) -> str:
 
 
 def server_version(docker: Docker) -> str:
-    """Tell the server's version, such as ``16.10``; raises as :func:`migrations`."""
-    return " ".join(_query(docker, "SHOW server_version"))
+    """Tell the server's version, such as ``16.10``, even where it lacks the database; raises as :func:`migrations`."""
+    return " ".join(_query(docker, "SHOW server_version", "postgres"))
 
 
-def size(docker: Docker) -> int:
-    """Tell how many bytes the database takes on the server's disk; raises as :func:`migrations`."""
-    return int("".join(_query(docker, f"SELECT {SIZE}")))
-
-
-def _query(docker: Docker, statement: str) -> list[str]:
+def _query(docker: Docker, statement: str, name: str = "") -> list[str]:
     database = docker.stack.backed_up
     # An external one is asked while there is a client for it.
     if database is None or (docker.stack.database is None and database.service not in docker.lent):
@@ -63,7 +58,7 @@ def _query(docker: Docker, statement: str) -> list[str]:
         [
             *("psql", "--no-psqlrc", "--no-password", "--tuples-only", "--no-align", "--set=VERBOSITY=sqlstate"),
             f"--username={database.user}",
-            f"--dbname={database.name}",
+            f"--dbname={name or database.name}",
             f"--command={statement}",
         ],
         limit=command.QUICK_SECONDS,
@@ -76,11 +71,14 @@ def _query(docker: Docker, statement: str) -> list[str]:
 
 
 def unanswered(docker: Docker, database: Database, said: str) -> EngineError:
-    """Say that the database refuses its own user."""
+    """Say that the database refuses its own user, or that it is gone."""
+    gone = f'database "{database.name}" does not exist' in said
     return EngineError(
         "database",
         f"Database {database.name} ({database.place}) does not answer user {database.user}:\n{command.tail(said)}",
-        database.look(docker.stack),
+        docker.stack.make("restore") + "    (brings one back that was dropped)"
+        if gone
+        else database.look(docker.stack),
     )
 
 

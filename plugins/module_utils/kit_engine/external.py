@@ -18,12 +18,13 @@ _NO_SESSION = 2
 
 
 @contextmanager
-def reached(docker: Docker, wanted: Database) -> Iterator[Container]:
+def reached(docker: Docker, wanted: Database, *, lacking: bool = False) -> Iterator[Container]:
     """Give what runs PostgreSQL's client programs for a database, until the block is left.
 
     Args:
         docker: the stack's containers; while the block lasts, they have one for the external database's service.
         wanted: the database.
+        lacking: whether the server may lack just that.
 
     Returns:
         The stack's own server, or for an external database a client of its major version.
@@ -44,12 +45,12 @@ def reached(docker: Docker, wanted: Database) -> Iterator[Container]:
             docker.stack.make("deploy") + "    (brings it along)",
         )
     with client.opened(docker, "client", _way(docker, wanted)) as made:
-        _demand_same_major(docker, wanted, made)
+        _demand_same_major(docker, wanted, made, lacking=lacking)
         docker.lent[wanted.service] = made
         try:
             yield made
         except EngineError as error:
-            _demand_answering(docker, made, wanted, error)
+            _demand_answering(docker, made, wanted, error, lacking=lacking)
             raise
         finally:
             docker.lent.pop(wanted.service, None)
@@ -98,8 +99,8 @@ def demand_restorable(docker: Docker, server: Container, wanted: Database) -> No
         return
     quoted = wanted.name.replace("'", "''")
     question = (
-        "SELECT rolsuper OR rolcreatedb, rolsuper OR pg_has_role(current_user, datdba, 'USAGE') "  # noqa: S608 - quoted
-        f"FROM pg_roles, pg_database WHERE rolname = current_user AND datname = '{quoted}'"
+        "SELECT rolsuper OR rolcreatedb, rolsuper OR datdba IS NULL OR pg_has_role(current_user, datdba, 'USAGE') "  # noqa: S608 - quoted
+        f"FROM pg_roles LEFT JOIN pg_database ON datname = '{quoted}' WHERE rolname = current_user"
     )
     done = _ask(docker, server, wanted, "postgres", question)
     role, name = wanted.user.replace('"', '""'), wanted.name
@@ -153,9 +154,12 @@ def _secrets(docker: Docker) -> dict[str, Any]:
     return told
 
 
-def _demand_same_major(docker: Docker, wanted: External, made: Container) -> None:
+def _demand_same_major(docker: Docker, wanted: External, made: Container, *, lacking: bool) -> None:
     """An older client refuses a newer server, and what a newer one dumps may not load into an older server."""
     done = _ask(docker, made, wanted, wanted.name, "SHOW server_version")
+    if done.code and lacking:
+        # Where that is not there either, nothing can be restored, and is told so (demand_restorable).
+        done = _ask(docker, made, wanted, "postgres", "SHOW server_version")
     if done.code:
         raise EngineError(
             "database",
@@ -177,20 +181,22 @@ def _demand_same_major(docker: Docker, wanted: External, made: Container) -> Non
         )
 
 
-def _demand_answering(docker: Docker, made: Container, wanted: External, error: EngineError) -> None:
+def _demand_answering(docker: Docker, made: Container, wanted: External, error: EngineError, *, lacking: bool) -> None:
     """Say of what failed that the server has become silent: a program that waited for it could only be stopped."""
     try:
-        done = _ask(docker, made, wanted, wanted.name, "SELECT 1")
-        silent, said = done.code == _NO_SESSION, command.tail(done.err)
+        # A server that lacks the one may let nobody but its administrator into the other.
+        asked = [_ask(docker, made, wanted, name, "SELECT 1") for name in (wanted.name, *(["postgres"] * lacking))]
+        if any(done.code != _NO_SESSION for done in asked):
+            return
+        said = command.tail(asked[0].err)
     except EngineError as late:
-        silent, said = True, late.problem
-    if silent:
-        raise EngineError(
-            error.code,
-            f"{error.problem}\n{wanted.place} gives user {wanted.user} no session of database {wanted.name} any more:\n"
-            f"{said}",
-            f"see that {wanted.host} and the way there work, then repeat the command",
-        ) from error
+        said = late.problem
+    raise EngineError(
+        error.code,
+        f"{error.problem}\n{wanted.place} gives user {wanted.user} no session of database {wanted.name} any more:\n"
+        f"{said}",
+        f"see that {wanted.host} and the way there work, then repeat the command",
+    ) from error
 
 
 def _ask(docker: Docker, server: Container, wanted: External, name: str, question: str) -> command.Done:

@@ -224,7 +224,7 @@ def _undo(old: Docker, report: Report, record: Record) -> str:
     told = restore.restore(old, apart, found)
     return (
         f"\nBackup {backup_id} was restored (release_restore_on_failed_migration): what was written since it was made "
-        f"is not in the database any more, but in {told['kept_as']} and in backup {told['safety']}."
+        f"is not in the database any more; {told['before']}."
     )
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from kit_engine import (
     at_boot,
@@ -24,7 +23,6 @@ from kit_engine import (
     backup_offsite,
     backup_room,
     beside,
-    command,
     database,
     disk,
     dump_feed,
@@ -36,6 +34,7 @@ from kit_engine import (
     pending,
     recovery,
     releases,
+    restore_database,
     restore_media,
     verbs,
     verification,
@@ -49,22 +48,12 @@ from kit_engine.stack import Database, External, Stack
 
 STEPS = ("check", "backup", "restore", "media", "stop", "swap", "ready")
 NEWEST = "latest"
-# What provides the collation is told from PostgreSQL 15 on, and its locale by another name from 17 on.
-_CREATE = """
-SELECT format('CREATE DATABASE "%(new)s" TEMPLATE template0 ENCODING %%L LC_COLLATE %%L LC_CTYPE %%L',
-              pg_encoding_to_char(encoding), datcollate, datctype)
-    || CASE told->>'datlocprovider'
-       WHEN 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %%L', coalesce(told->>'datlocale', told->>'daticulocale'))
-       WHEN 'b' THEN format(' LOCALE_PROVIDER builtin BUILTIN_LOCALE %%L', told->>'datlocale')
-       ELSE '' END
-FROM pg_database, to_jsonb(pg_database) told WHERE datname = '%(name)s'
-"""
 
 
 def restore_verb(docker: Docker, arguments: argparse.Namespace) -> None:
     """Bring a backup back."""
     report: Report = arguments.report
-    with external.reached(docker, wanted_database(docker)) as server:
+    with external.reached(docker, wanted_database(docker), lacking=True) as server:
         _restore_asked(docker, report, server, arguments)
 
 
@@ -74,22 +63,23 @@ def _restore_asked(docker: Docker, report: Report, server: Container, arguments:
     if arguments.backup == NEWEST:
         _demand_rows_kept(stack, report, found)
     external.demand_restorable(docker, server, wanted)
+    size, without = restore_database.size(docker, server, wanted), bool(arguments.without_backup)
+    what = f"{wanted.name} ({'not there' if size is None else f'{size / 2**20:.1f} MiB'})"
+    stays = "There is none that could be kept."
+    if size is not None:
+        stays = f"What is there now stays under another name{', and no backup is made of it' if without else ''}."
     verbs.confirm(
         stack.env,
         arguments.confirm,
-        f"This replaces database {wanted.name} ({database.size(docker) / 2**20:.1f} MiB) of {stack.name} ({stack.env}) "
+        f"This replaces database {what} of {stack.name} ({stack.env}) "
         f"on host {platform.node()} by backup {backup.line(found)}{_made_on(found)}, "
-        f"release {found['release'] or '-'}, {sum((found.get('rows') or {}).values()):,} rows. "
-        "What is there now stays under another name.",
-        stack.make("restore", f"BACKUP={found['id']}", f"CONFIRM={stack.env}"),
+        f"release {found['release'] or '-'}, {sum((found.get('rows') or {}).values()):,} rows. {stays}",
+        _again(stack, found, without=without),
     )
     backup_offsite.bring(stack, report, found)
-    told = restore(docker, report, found)
+    told = restore(docker, report, found, without_backup=without)
     media = " with its media files" if told["media"] else ""
-    text = (
-        f"{stack.name} ({stack.env}) serves backup {found['id']}{backup.elsewhere(found)}{media}; the "
-        f"database from before is {told['kept_as']}, and backup {told['safety']}."
-    )
+    text = f"{stack.name} ({stack.env}) serves backup {found['id']}{backup.elsewhere(found)}{media}; {told['before']}."
     if told["lacking"]:
         text += (
             f"\nThe code knows migrations that this backup was made without: {', '.join(told['lacking'])}.\n"
@@ -101,6 +91,12 @@ def _restore_asked(docker: Docker, report: Report, server: Container, arguments:
             f"It runs on the newer schema, where a write may fail. Next: {_newer(stack, found)}"
         )
     report.done({"changed": True, "backup": found["id"], "message": text, **told}, text)
+
+
+def _again(stack: Stack, found: dict[str, Any], *, without: bool) -> str:
+    """The command, confirmed; with or without a backup of what is there."""
+    words = ("WITHOUT_BACKUP=1",) if without else ()
+    return stack.make("restore", f"BACKUP={found['id']}", f"CONFIRM={stack.env}", *words)
 
 
 def _made_on(found: dict[str, Any]) -> str:
@@ -127,29 +123,31 @@ def _demand_rows_kept(stack: Stack, report: Report, found: dict[str, Any]) -> No
         )
 
 
-def restore(docker: Docker, report: Report, found: dict[str, Any]) -> dict[str, Any]:
+def restore(docker: Docker, report: Report, found: dict[str, Any], *, without_backup: bool = False) -> dict[str, Any]:
     """Bring a backup back.
 
     Args:
         docker: the release that serves.
         report: where steps are told.
         found: the backup's manifest.
+        without_backup: make none of what is there.
 
     Returns:
-        ``kept_as`` (name of the database that was in use), ``safety`` (id of the backup made of it), ``lacking``
-        (migrations that the release's code has and this database has not), ``unknown`` (those of newer code that it
-        has), ``media`` (whether media files were brought back too), and ``seconds`` by step.
+        ``kept_as`` (name of the database that was in use), ``safety`` (id of the backup made of it, empty where none
+        was), ``before`` (both in words), ``lacking`` (migrations that the release's code has and this database has
+        not), ``unknown`` (those of newer code that it has), ``media`` (whether media files were brought back too), and
+        ``seconds`` by step.
 
     Raises:
         EngineError: a step failed; before the swap the database in use serves on.
     """
     wanted = wanted_database(docker)
-    with external.reached(docker, wanted) as server:
-        return _restore(docker, report, server, wanted, found)
+    with external.reached(docker, wanted, lacking=True) as server:
+        return _restore(docker, report, server, wanted, found, without_backup)
 
 
 def _restore(
-    docker: Docker, report: Report, server: Container, wanted: Database, found: dict[str, Any]
+    docker: Docker, report: Report, server: Container, wanted: Database, found: dict[str, Any], without: bool
 ) -> dict[str, Any]:
     report.names = STEPS
     stack = docker.stack
@@ -161,16 +159,16 @@ def _restore(
         _demand_sound(docker, found, folder)
         # The one in use goes on beside it: a full disk would end both. Whose server it is, his is its disk.
         if stack.database:
-            size = int(found.get("database_bytes", found["bytes"]))
-            backup_room.demand_to_restore(docker, size, "The restored database")
+            backup_room.demand_to_restore(docker, _size(found), "The restored database")
     with report.step("backup"):
         restore_media.forget(docker, wanted)
-        safety = backup.create(docker, report, kind=backup.SAFETY)
-        before = database.migrations(docker)
+        safety = _backed_up(docker, report, server, wanted, found, without)
+        before = database.migrations(docker) if safety else []
         known = _known(docker, report)
-    room_for = _room(docker, int(found.get("database_bytes", found["bytes"])) if stack.database else 0)
+    room_for = _room(docker, _size(found) if stack.database else 0)
     stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
     new, kept = f"{wanted.name}_new_{stamp}", f"{wanted.name}_before_{stamp}"
+    stays = f"the database from before is {kept}, {f'and backup {safety.id}' if safety else 'and in no backup'}"
     try:
         if stack.release:
             at_boot.keep(stack, report)
@@ -178,8 +176,8 @@ def _restore(
         # They are laid there while the database is loaded; a step of its own waits for what is left.
         with beside.begun(partial(restore_media.stage, docker, report, folder, found, kept, room_for)) as staged:
             with report.step("restore"):
-                _drop_unfinished(docker, server, wanted)
-                _create(docker, server, wanted, new)
+                restore_database.drop_unfinished(docker, server, wanted)
+                restore_database.create(docker, server, wanted, new)
                 # Whose server it is, his are its roles.
                 if stack.database:
                     verification.make_roles(server.id, wanted.user, folder)
@@ -193,24 +191,66 @@ def _restore(
             if media:
                 restore_media.stage_again(docker, report, folder, found)
         with report.step("swap"):
-            _swap(docker, server, wanted, new, kept)
+            restore_database.swap(docker, server, wanted, new, kept)
             restore_media.settle(docker, wanted)
-    except BaseException:
+    except BaseException as error:
         # What cannot be dropped now, the next restore drops.
         with suppress(EngineError):
-            _sql(docker, server, wanted, "postgres", f'DROP DATABASE IF EXISTS "{new}" WITH (FORCE)')
+            restore_database.drop(docker, server, wanted, new)
+        _go_back(docker, report, wanted, error)
+        raise
+    with report.step("ready"):
+        differs = _differs(known, before, database.migrations(docker))
+        _serve(docker, report, found, differs, f"{stays[0].upper()}{stays[1:]}.")
+    told = {"kept_as": kept, "safety": safety.id if safety else "", "before": stays, "media": media}
+    return {**told, "lacking": differs.lacking, "unknown": differs.unknown, "seconds": dict(report.seconds)}
+
+
+def _backed_up(
+    docker: Docker, report: Report, server: Container, wanted: Database, found: dict[str, Any], without: bool
+) -> Optional[backup.Backup]:
+    """Back up what is there, so far as anything is and that is not waived."""
+    if restore_database.size(docker, server, wanted) is None:
+        # All goes on as if it had been there: wherever that is cut off, one database bears the name, and the media
+        # files in use stay for as long as the one that is replaced.
+        restore_database.create(docker, server, wanted, wanted.name)
+        report.say(f"    database {wanted.name} was not there: no backup is made of it, and an empty one stands for it")
+        return None
+    if without:
+        report.say("    no backup is made of what is there, as was asked for")
+        return None
+    try:
+        return backup.create(docker, report, kind=backup.SAFETY)
+    except EngineError as error:
+        if isinstance(error, backup_room.NoRoomError) or "no space left" in error.problem.lower():
+            raise
+        raise EngineError(
+            error.code,
+            f"What is there now cannot be backed up: {error.problem}\nThat says nothing against backup {found['id']}, "
+            "whose files are what was written. A restore keeps the database in use under the name "
+            f"{wanted.name}_before_<time> in any case, and the media files with it.",
+            f"{_again(docker.stack, found, without=True)}    (without a backup of what is there)",
+        ) from error
+
+
+def _size(found: dict[str, Any]) -> int:
+    return int(found.get("database_bytes", found["bytes"]))
+
+
+def _go_back(docker: Docker, report: Report, wanted: Database, cause: BaseException) -> None:
+    """Have the release serve what was there; where that fails, it is told behind the cause and does not hide it."""
+    try:
         try:
             restore_media.settle(docker, wanted)
         finally:
             recovery.serve(docker, report.apart("restore"))
-        # Media files that could not be settled are the next run's, which sees by this note that there are any.
-        pending.end(stack.root)
-        raise
-    with report.step("ready"):
-        differs = _differs(known, before, database.migrations(docker))
-        _serve(docker, report, found, differs, f"The database from before is {kept}, and backup {safety.id}.")
-    told = {"kept_as": kept, "safety": safety.id, "lacking": differs.lacking, "unknown": differs.unknown}
-    return {**told, "media": media, "seconds": dict(report.seconds)}
+    except EngineError as late:
+        # The next run sees by the note that something is left to do.
+        if not isinstance(cause, EngineError):
+            raise
+        told = f"{cause.problem}\nWhat was there does not serve again: {late.problem}"
+        raise EngineError(cause.code, told, cause.remedy) from cause
+    pending.end(docker.stack.root)
 
 
 @dataclass(frozen=True)
@@ -363,53 +403,9 @@ def _load(
     docker: Docker, report: Report, server: Container, wanted: Database, new: str, dump: Path, found: dict[str, Any],
     look: Callable[[], None],
 ) -> None:  # fmt: skip
-    size = int(found.get("database_bytes", found["bytes"]))
     # What stands for a server of somebody else's is a client, whose processors are not the server's.
     cpus = 0.0 if isinstance(wanted, External) else server.cpus
-    count = jobs.to_load(docker.stack.backup, size, found, cpus)
+    count = jobs.to_load(docker.stack.backup, _size(found), found, cpus)
     target = parallel.Target(server.id, external.way(docker, server, wanted), wanted.user, new)
     fed = parallel.load(docker, report, target, dump, found, count, "restored", look=look)
     verification.demand_fed(docker, fed, "The backup cannot be restored")
-
-
-def _create(docker: Docker, server: Container, wanted: Database, new: str) -> None:
-    """Make an empty database of the encoding and collation of the one in use: the server's own may be others."""
-    statement = _rows(docker, server, wanted, _CREATE % {"new": new, "name": wanted.name})
-    _sql(docker, server, wanted, "postgres", " ".join(statement))
-
-
-def _drop_unfinished(docker: Docker, server: Container, wanted: Database) -> None:
-    """Remove what a restore that was killed had loaded: nothing ever served it."""
-    ours = re.compile(re.escape(wanted.name) + "_new_[0-9]{8}_[0-9]{6}")
-    for name in _rows(docker, server, wanted, "SELECT datname FROM pg_database"):
-        if ours.fullmatch(name):
-            _sql(docker, server, wanted, "postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
-def _rows(docker: Docker, server: Container, wanted: Database, query: str) -> list[str]:
-    words = [*_psql(server, wanted, "postgres", query), "--tuples-only", "--no-align"]
-    return command.demand(words, code="database", remedy=wanted.look(docker.stack)).out.splitlines()
-
-
-def _swap(docker: Docker, server: Container, wanted: Database, new: str, kept: str) -> None:
-    """Both renames at once, or none."""
-    # No quote is in it (database_name).
-    sessions = f"datname IN ('{wanted.name}', '{new}') AND backend_type = 'client backend'"
-    # Autovacuum is the administrator's, whom not every user may disturb; a rename ends it by itself.
-    gone = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {sessions}"  # noqa: S608 - see above
-    renames = f'ALTER DATABASE "{wanted.name}" RENAME TO "{kept}"; ALTER DATABASE "{new}" RENAME TO "{wanted.name}"'
-    _sql(docker, server, wanted, "postgres", gone, f"BEGIN; {renames}; COMMIT")
-
-
-def _sql(docker: Docker, server: Container, wanted: Database, name: str, *statements: str) -> None:
-    command.demand(
-        _psql(server, wanted, name, *statements),
-        code="database",
-        remedy=wanted.look(docker.stack),
-        limit=docker.stack.limits.command_timeout_seconds,
-    )
-
-
-def _psql(server: Container, wanted: Database, name: str, *statements: str) -> Sequence[str]:
-    words = ["docker", "exec", server.id, "psql", "--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1"]
-    return [*words, f"--username={wanted.user}", f"--dbname={name}", *(f"--command={one}" for one in statements)]

@@ -149,7 +149,7 @@ def _there(docker: Docker, wanted: Database, names: Collection[str]) -> set[str]
     query = f"SELECT datname FROM pg_database WHERE datname IN ({listed})"  # noqa: S608 - see above
     words = ["psql", "--no-psqlrc", "--no-password", "--tuples-only", "--no-align", f"--username={wanted.user}"]
     words += ["--dbname=postgres", f"--command={query}"]
-    with external.reached(docker, wanted) as server:
+    with external.reached(docker, wanted, lacking=True) as server:
         asked = docker.execute(server, words, limit=command.QUICK_SECONDS)
     if asked.code:
         problem = f"Whether the databases from before are there cannot be asked:\n{command.tail(asked.err)}"

@@ -59,18 +59,21 @@ def _seal(rest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def level_for(docker: Docker, size: int, wanted: str = "") -> tuple[str, str]:
+def level_for(docker: Docker, size: int, wanted: str = "", *, replaced: bool = False) -> tuple[str, str]:
     """Choose the level of a new backup.
 
     Args:
         docker: the stack's containers.
         size: bytes of the database.
         wanted: a level that was asked for; empty: the environment's own, which yields to the size.
+        replaced: whether the database is one that is about to be replaced, maybe since it does not restore.
 
     Returns:
         The level, and a sentence on why it is a lower one than the environment's; empty where it is not.
     """
     backup = docker.stack.backup
+    if not wanted and backup.level == RESTORE and replaced:
+        return READ, "not restored: it is of what is about to be replaced"
     if wanted or backup.level != RESTORE or size <= backup.restore_test_max_bytes:
         return wanted or backup.level, ""
     return READ, (
