@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from kit_engine import verification
+from kit_engine import throw_away, verification
 from kit_engine.backup import FOLDER, MANIFEST
 from kit_engine.restore import STEPS
 from kit_engine.verification import DUMP
@@ -36,6 +36,7 @@ from support.backups import (
     unfinished_media,
     until_step,
 )
+from support.engine import base_image
 from support.engine_stack import docker
 from support.host_releases import HostReleases
 from support.traffic import OK
@@ -312,6 +313,26 @@ def test_a_database_bigger_than_the_free_space_is_refused_before_anything_change
     assert "The restored database of " in told.json["problem"]
     assert "would not fit" in told.json["problem"]
     assert (databases(host), names(host)) == before
+    assert host.ask("/rows") == "30"
+
+
+def test_what_killed_runs_have_left_goes_before_room_is_asked_for(host: HostReleases) -> None:
+    fill(host, 30)
+    given = backed_up(host)
+    kept = restore(host, given).json["kept_as"]
+    left = f"{host.name}_new_20260101_000000"
+    sql(host, f'CREATE DATABASE "{left}"')
+    label = f"{throw_away.LABEL}={host.project}"
+    docker("run", "--detach", "--label", label, "--entrypoint", "sleep", base_image("postgres"), "600")
+    with limits(host, min_free_bytes=10**15):
+        told = restore(host, given)
+    assert (told.code, told.json["step"]) == (1, "check")
+    assert throw_aways(host) == []
+    assert left not in databases(host).split()
+    # What a restore has kept is somebody's to drop.
+    assert kept in databases(host).split()
+    assert f"{kept} (" in told.json["problem"]
+    assert "make shell ENV=prod ARGS=db, and there: dropdb" in told.json["next"]
     assert host.ask("/rows") == "30"
 
 

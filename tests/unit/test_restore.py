@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from kit_engine import (
     backup,
+    backup_offsite,
     backup_room,
     command,
     database,
@@ -20,6 +21,7 @@ from kit_engine import (
     restore_database,
     restore_media,
     stack,
+    throw_away,
     verification,
 )
 from kit_engine.docker import Docker
@@ -47,12 +49,13 @@ def test_media_files_that_could_not_be_settled_are_the_next_runs(
 
     done: list[str] = []
     for module, name in ((external, "demand_restorable"), (restore, "_demand_sound"),
-                         (backup_room, "demand_to_restore"), (restore, "_backed_up"), (database, "migrations"),
+                         (restore, "_demand_room"), (restore, "_backed_up"), (database, "migrations"),
+                         (throw_away, "remove_left"), (restore_database, "drop_unfinished"), (backup_offsite, "bring"),
                          (restore, "_known"), (restore_media, "stage")):  # fmt: skip
         monkeypatch.setattr(module, name, lambda *_, **__: None)
     monkeypatch.setattr(recovery, "serve", lambda *_: done.append("served"))
     # The new database cannot be made, nor dropped.
-    monkeypatch.setattr(restore_database, "drop_unfinished", failing)
+    monkeypatch.setattr(restore_database, "create", failing)
     monkeypatch.setattr(restore_database, "drop", failing)
     settle = failing if not settles else lambda *_: None
     monkeypatch.setattr(restore_media, "settle", lambda *_: settle() if pending.read(tmp_path) else None)
@@ -213,3 +216,29 @@ def test_what_is_about_to_be_replaced_is_never_restored_for_a_test(docker: Docke
     level, why = verification.level_for(docker, 1, replaced=True)
     assert (level, "about to be replaced" in why) == (verification.READ, True)
     assert verification.level_for(docker, 1) == (verification.RESTORE, "")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_leftovers_go_before_room_is_asked_for_and_that_is_asked_for_after_the_backup_too(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    done: list[str] = []
+
+    def room(*_: object) -> None:
+        done.append("room")
+        if ("backup" in done) is again:
+            raise backup_room.NoRoomError("backup", "would not fit", "free some")
+
+    for module, name in ((throw_away, "remove_left"), (restore_database, "drop_unfinished")):
+        monkeypatch.setattr(module, name, lambda *_, name=name: done.append(name))
+    for module, name in ((external, "demand_restorable"), (restore_media, "settle"), (backup_offsite, "bring"),
+                         (restore, "_demand_sound"), (restore_media, "forget"), (restore, "_known")):  # fmt: skip
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(restore, "_backed_up", lambda *_: done.append("backup"))
+    monkeypatch.setattr(backup_room, "demand_to_restore", room)
+    monkeypatch.setattr(restore_database, "kept", lambda *_: {"site_before_20260101_000000": 5 * 2**20})
+    docker.lent["db"] = None  # type: ignore[assignment]  # nobody asks it
+    with pytest.raises(EngineError, match=r"kept from before: site_before_20260101_000000 \(5 MiB\)") as raised:
+        restore.restore(docker, Report("restore", as_json=True), {"id": "one", "bytes": 1})
+    assert "make shell ENV=prod ARGS=db, and there: dropdb --username=" in raised.value.remedy
+    assert done == ["remove_left", "drop_unfinished", "room", *(["backup", "room"] if again else [])]

@@ -36,6 +36,7 @@ from kit_engine import (
     releases,
     restore_database,
     restore_media,
+    throw_away,
     verbs,
     verification,
 )
@@ -76,7 +77,6 @@ def _restore_asked(docker: Docker, report: Report, server: Container, arguments:
         f"release {found['release'] or '-'}, {sum((found.get('rows') or {}).values()):,} rows. {stays}",
         _again(stack, found, without=without),
     )
-    backup_offsite.bring(stack, report, found)
     told = restore(docker, report, found, without_backup=without)
     media = " with its media files" if told["media"] else ""
     text = f"{stack.name} ({stack.env}) serves backup {found['id']}{backup.elsewhere(found)}{media}; {told['before']}."
@@ -129,7 +129,7 @@ def restore(docker: Docker, report: Report, found: dict[str, Any], *, without_ba
     Args:
         docker: the release that serves.
         report: where steps are told.
-        found: the backup's manifest.
+        found: the backup's manifest; one that lies off-site only is fetched.
         without_backup: make none of what is there.
 
     Returns:
@@ -154,17 +154,21 @@ def _restore(
     folder = stack.root / backup.FOLDER / found["id"]
     dump = folder / dump_feed.name_of(found)
     with report.step("check"):
+        # What a restore or a drill that was killed has left takes the room that this one needs.
+        throw_away.remove_left(docker)
         external.demand_restorable(docker, server, wanted)
+        restore_database.drop_unfinished(docker, server, wanted)
         restore_media.settle(docker, wanted)
+        backup_offsite.bring(stack, report, found)
         _demand_sound(docker, found, folder)
-        # The one in use goes on beside it: a full disk would end both. Whose server it is, his is its disk.
-        if stack.database:
-            backup_room.demand_to_restore(docker, _size(found), "The restored database")
+        _demand_room(docker, server, wanted, found)
     with report.step("backup"):
         restore_media.forget(docker, wanted)
         safety = _backed_up(docker, report, server, wanted, found, without)
         before = database.migrations(docker) if safety else []
         known = _known(docker, report)
+        # It may have taken some.
+        _demand_room(docker, server, wanted, found)
     room_for = _room(docker, _size(found) if stack.database else 0)
     stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
     new, kept = f"{wanted.name}_new_{stamp}", f"{wanted.name}_before_{stamp}"
@@ -176,7 +180,6 @@ def _restore(
         # They are laid there while the database is loaded; a step of its own waits for what is left.
         with beside.begun(partial(restore_media.stage, docker, report, folder, found, kept, room_for)) as staged:
             with report.step("restore"):
-                restore_database.drop_unfinished(docker, server, wanted)
                 restore_database.create(docker, server, wanted, new)
                 # Whose server it is, his are its roles.
                 if stack.database:
@@ -231,6 +234,25 @@ def _backed_up(
             f"{wanted.name}_before_<time> in any case, and the media files with it.",
             f"{_again(docker.stack, found, without=True)}    (without a backup of what is there)",
         ) from error
+
+
+def _demand_room(docker: Docker, server: Container, wanted: Database, found: dict[str, Any]) -> None:
+    """The one in use goes on beside the new one: a full disk would end both. Whose server it is, his is its disk."""
+    if not docker.stack.database:
+        return
+    try:
+        backup_room.demand_to_restore(docker, _size(found), "The restored database")
+    except backup_room.NoRoomError as error:
+        kept = restore_database.kept(docker, server, wanted)
+        if not kept:
+            raise
+        each = ", ".join(f"{name} ({taken / 2**20:.0f} MiB)" for name, taken in kept.items())
+        shell, oldest = docker.stack.make("shell", f"ARGS={wanted.service}"), next(iter(kept))
+        raise backup_room.NoRoomError(
+            error.code,
+            f"{error.problem} Restores have kept from before: {each}.",
+            f"{shell}, and there: dropdb --username={wanted.user} {oldest}    (for good), or {error.remedy}",
+        ) from None
 
 
 def _size(found: dict[str, Any]) -> int:

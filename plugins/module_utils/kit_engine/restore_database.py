@@ -1,4 +1,4 @@
-"""The databases of a restore: the one in use, and the new one that takes its place."""
+"""The databases of a restore: the one in use, the new one that takes its place, and those that were kept before it."""
 
 from __future__ import annotations
 
@@ -65,6 +65,14 @@ def drop_unfinished(docker: Docker, server: Container, wanted: Database) -> None
     """Remove what a restore that was killed had loaded, which nothing ever served; raises as :func:`create`."""
     for name in _named(docker, server, wanted, "new"):
         drop(docker, server, wanted, name)
+
+
+def kept(docker: Docker, server: Container, wanted: Database) -> dict[str, int]:
+    """Give the databases that restores have replaced, and the bytes of each; raises as :func:`create`."""
+    names = ", ".join(f"'{name}'" for name in _named(docker, server, wanted, "before"))
+    sizes = f"SELECT datname || '|' || pg_database_size(datname) FROM pg_database WHERE datname IN ({names})"  # noqa: S608 - names of ours
+    told = (line.rpartition("|") for line in (_rows(docker, server, wanted, sizes) if names else []))
+    return {name: int(taken) for name, _, taken in sorted(told)}
 
 
 def swap(docker: Docker, server: Container, wanted: Database, new: str, kept_as: str) -> None:
