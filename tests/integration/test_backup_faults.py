@@ -148,9 +148,10 @@ def test_a_full_disk_leaves_the_good_backup_and_no_other(host: HostReleases, sta
     with small_disk(host, 12):
         good = backed_up(host, "--level", "read")
         if stage == "dump":
-            # The last dump was small, so that it is expected to fit.
+            # The last dump was small beside a database as large, so that this one is expected to fit.
             sql(host, "INSERT INTO kit_rows (text) SELECT string_agg(sha512(random()::text::bytea)::text, '') "
                       "FROM generate_series(1, 300000) i GROUP BY i / 10")  # fmt: skip
+            reseal(folder_of(host, good), database_bytes=10**9)
         elif stage == "media":
             media(host, "sh", "-c", "head -c 14000000 /dev/urandom > big.bin")
         elif stage == "small files":

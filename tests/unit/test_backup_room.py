@@ -96,3 +96,37 @@ def test_a_fetch_ends_well_whatever_lies_beside_it(docker: Docker, monkeypatch: 
     found = {"id": GIVEN, "bytes": 1}
     backup_offsite.bring(docker.stack, Report("restore", as_json=True), found)
     assert [path.name for path in folder.iterdir()] == [GIVEN]
+
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("before", "size", "room"),
+    [
+        (None, 100 * MIB, 100 * MIB),
+        # An empty site's, before all was brought in.
+        ({"bytes": 50_000, "database_bytes": 8 * MIB}, 100_000 * MIB, 100_000 * MIB),
+        ({"bytes": 10 * MIB, "database_bytes": 100 * MIB}, 200 * MIB, 40 * MIB),
+        ({"bytes": 10 * MIB, "database_bytes": 100 * MIB}, 200 * MIB + 1, 200 * MIB + 1),
+        ({"bytes": 10 * MIB, "database_bytes": 100 * MIB}, 100 * MIB, 20 * MIB),
+        # One that hardly compresses is no larger than the database.
+        ({"bytes": 90 * MIB, "database_bytes": 100 * MIB}, 110 * MIB, 110 * MIB),
+        # By an earlier kit.
+        ({"bytes": 10 * MIB}, 100 * MIB, 100 * MIB),
+    ],
+)
+def test_room_for_a_dump_is_told_by_the_last_one_of_a_database_as_large(
+    before: dict[str, int] | None, size: int, room: int
+) -> None:
+    assert backup_room.for_dump(before, size) == room
+
+
+def test_room_is_not_told_by_a_dump_of_what_a_restore_replaced(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"id": GIVEN, "problem": "", "bytes": 10, "database_bytes": ROOM}
+    of_nothing = {**told, "kind": backup.SAFETY, "bytes": 1}
+    for kept in ([of_nothing, {**told, "kind": backup.MANUAL, "bytes": ROOM // 2}], [of_nothing]):
+        monkeypatch.setattr(backup, "_each", lambda _, kept=kept: iter(kept))
+        a_backup(docker, ROOM)
+        with pytest.raises(EngineError, match="The backup would not fit"):
+            a_backup(docker, ROOM + 2)

@@ -305,8 +305,7 @@ def _dump(
     new: Path, size: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Write all files but the manifest; gives what that says of them."""
-    stack = docker.stack
-    before = newest(stack.root)
+    before = newest(docker.stack.root, but=SAFETY)
     wanted = backup_role.settled(docker, server, wanted)
     if backup_role.reader(wanted) == wanted.user:
         report.say(f"    {backup_role.read_by_user(wanted)}")
@@ -316,7 +315,7 @@ def _dump(
         # The moment is let go when it is dumped: it keeps the server from clearing up, and media files may take hours.
         with backup_dump.snapshot(docker, session, wanted) as moment:
             # Compressing takes one processor nearly all the time; the media files are copied meanwhile.
-            media = partial(_media, docker, report, new, min(last, size) if before else 0)
+            media = partial(_media, docker, report, new, backup_room.for_dump(before, size))
             copied = beside_it.enter_context(beside.begun(media))
             with beside.begun(partial(_small_files, docker, server, wanted, new)):
                 client = session.client()
@@ -424,16 +423,15 @@ def _lines(path: Path) -> list[str]:
 
 def _demand_space(docker: Docker, folder: Path, size: int, *, restores: bool) -> None:
     """A compressed dump is smaller than the database it is of; the last one tells by how much."""
-    before = newest(docker.stack.root)
-    last = int(before["bytes"]) if before else 0
+    before = newest(docker.stack.root, but=SAFETY)
     # Where the dump stays off-site nothing of size comes here.
-    dump = (min(size, last * 2) if last else size) if docker.stack.backup.local_copy else 0
-    places = {folder: dump}
+    places = {folder: backup_room.for_dump(before, size) if docker.stack.backup.local_copy else 0}
     # A small one's test has its data in memory, a large one's there.
     engine = disk.engine_folder() if restores and size > throw_away.SMALL_BYTES else None
     if engine:
         places[engine] = size
-    problem = f"The backup would not fit: database {size / 2**20:.0f} MiB, last dump {last / 2**20:.0f} MiB."
+    last = f"{int(before['bytes']) / 2**20:.0f} MiB" if before else "none"
+    problem = f"The backup would not fit: database {size / 2**20:.0f} MiB, last dump {last}."
     backup_room.demand(docker.stack, places, problem)
 
 

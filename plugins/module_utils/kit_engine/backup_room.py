@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from kit_engine import disk
 from kit_engine.docker import Docker
@@ -13,6 +14,8 @@ from kit_engine.stack import Stack
 
 # Of the backups, under the deploy root.
 FOLDER = "shared/backups"
+# Times the size of the last one's database: beyond, that one tells nothing, as when a site was filled since.
+GROWN = 2
 # What has come of one that is fetched from off-site; not named as what is unfinished, which the next backup removes.
 FETCHED = ".fetched-"
 
@@ -35,6 +38,23 @@ def remove_fetched(root: Path, but: Optional[Path] = None) -> bool:
     for left in found:
         shutil.rmtree(left)
     return bool(found)
+
+
+def for_dump(before: Optional[Mapping[str, Any]], size: int) -> int:
+    """Tell how many bytes a dump may take.
+
+    Args:
+        before: manifest of the last one, which tells how small a dump is beside its database; None where there is none.
+        size: bytes of the database.
+
+    Returns:
+        Twice what that makes of this one, but no more than the database takes; all of it where it has grown so much
+        that its rows are others, or nothing is known.
+    """
+    had = int(before.get("database_bytes", 0)) if before else 0
+    if before is None or size > GROWN * had:
+        return size
+    return min(size, 2 * int(before["bytes"]) * size // had)
 
 
 def demand(stack: Stack, places: dict[Path, int], problem: str = "The media files would not fit.") -> None:
