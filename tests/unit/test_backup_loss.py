@@ -44,6 +44,31 @@ def test_what_counts_as_lost(before: Mapping[str, int], rows: Mapping[str, int],
     assert backup_loss.is_lost(before, rows) == lost
 
 
+def files(count: int) -> dict[str, int]:
+    """What a manifest says of so many media files."""
+    return {"files": count, "bytes": count * 2**20}
+
+
+@pytest.mark.parametrize(
+    ("before", "media", "lost"),
+    [
+        (None, None, False),
+        (None, files(0), False),
+        # The volume is gone, or another one.
+        (files(1), None, True),
+        (files(0), None, False),
+        (files(100), files(0), False),
+        (files(101), files(0), True),
+        (files(200), files(19), True),
+        (files(200), files(20), False),
+    ],
+)
+def test_what_counts_as_lost_of_media_files(
+    before: Mapping[str, int] | None, media: Mapping[str, int] | None, lost: bool
+) -> None:
+    assert backup_loss.are_files_lost(before, media) == lost
+
+
 class Made:
     """Backups of a host, each of a database with given rows."""
 
@@ -53,9 +78,9 @@ class Made:
         self.folder = root / backup.FOLDER
         self.folder.mkdir(parents=True)
 
-    def of(self, kind: str, rows: Mapping[str, int], problem: str = "") -> str:
+    def of(self, kind: str, rows: Mapping[str, int], problem: str = "", media: Mapping[str, int] | None = None) -> str:
         """Make one, so far as to its manifest; gives its id."""
-        self.patch.setattr(backup, "_dump", lambda *_: {**FACTS, "rows": dict(rows)})
+        self.patch.setattr(backup, "_dump", lambda *_: {**FACTS, "rows": dict(rows), "media": media})
         new = self.folder / ".new-1"
         new.mkdir()
         wanted, report = self.docker.stack.database, Report("backup", as_json=False, stream=self.said)
@@ -100,3 +125,28 @@ def test_one_by_hand_is_taken_for_meant_and_what_others_are_compared_with(made: 
     assert f"warning: The database has 3 rows in 1 tables; backup {good} of it had" in made.said.getvalue()
     made.of(kind, {"public.a": 3})
     assert meant < made.of(kind, {"public.a": 0})
+
+
+@pytest.mark.parametrize("kind", [backup.RELEASE, backup.SCHEDULED])
+@pytest.mark.parametrize("left", [None, files(2)])
+def test_media_files_that_are_gone_are_judged_as_rows_are(made: Made, kind: str, left: dict[str, int] | None) -> None:
+    good = made.of(kind, FULL, media=files(500))
+    with pytest.raises(EngineError) as refused:
+        made.of(kind, FULL, media=left)
+    has = "2 media files, 2.0 MiB" if left else "no media volume"
+    assert f"The site has {has}; backup {good} of it had 500 media files, 500.0 MiB." in refused.value.problem
+    assert "those that have the media files, so none was made" in refused.value.problem
+    assert f"make restore ENV=prod BACKUP={good}" in refused.value.remedy
+    with pytest.raises(EngineError, match="those that have the rows and media files"):
+        made.of(kind, {}, media=left)
+    made.of(backup.MANUAL, FULL, media=left)
+    assert f"warning: The site has {has}; " in made.said.getvalue()
+    made.of(kind, FULL, media=left)
+
+
+@pytest.mark.parametrize(("media", "told"), [(files(3), "3 media files, 3.0 MiB"), (None, "no media volume")])
+def test_a_backups_last_line_names_its_media_files(media: dict[str, int] | None, told: str) -> None:
+    said = io.StringIO()
+    facts = {**FACTS, "id": "one", "kind": backup.MANUAL, "level": verification.CHECKSUM, "seconds": 1.0}
+    backup._tell(Report("backup", as_json=False, stream=said), backup.Backup(**facts, media=media), "")
+    assert said.getvalue().rstrip().endswith(f"it was not read back; {told}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from kit_engine import (
     throw_away,
     verification,
 )
+from kit_engine.beside import Ending
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.image_migrations import Migration
@@ -162,6 +164,18 @@ def test_code_that_does_not_tell_its_migrations_keeps_nobody_from_restoring(
         monkeypatch.setattr(one_off, "run", lambda *_, done=done, **__: done)
         found = restore._known(docker, Report("restore", as_json=True))
         assert found == (None if done.code else [Migration("a.1")])
+
+
+@pytest.mark.parametrize("files", [3, 0])
+def test_media_files_that_have_nowhere_to_go_are_told(
+    tmp_path: Path, docker: Docker, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    monkeypatch.setattr(Docker, "has_volume", lambda *_: False)
+    said = io.StringIO()
+    found = {"id": "one", "media": {"files": files, "bytes": 2**20}}
+    report = Report("restore", as_json=False, stream=said)
+    assert not restore_media.stage(docker, report, tmp_path, found, "kept", lambda _: None, Ending())
+    assert ("warning: 3 media files, 1.0 MiB, are not brought back" in said.getvalue()) is bool(files)
 
 
 def made_of_what_is_there(

@@ -84,3 +84,27 @@ def test_restic_does_not_read_what_has_other_owners_here(
             media_away.folder_of(docker)
     else:
         assert media_away.folder_of(docker) == tmp_path / "_data"
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "there"),
+    [
+        (0, "", True),
+        (1, "Error: No such volume: media", False),
+        (1, "Error response from daemon: get media: no such volume", False),
+        (1, "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", None),
+        (127, "", None),
+    ],
+)
+def test_a_volume_that_cannot_be_asked_for_does_not_count_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: str, there: bool | None
+) -> None:
+    told = json.loads((ROOT / "tests/render/golden/prod/stack.json").read_text())
+    docker = Docker(stack.read(told, tmp_path, tmp_path))
+    monkeypatch.setattr(docker_socket, "there", lambda _: None)
+    monkeypatch.setattr(command, "run", lambda *_, **__: command.Done(code, "", said))
+    if there is None:
+        with pytest.raises(EngineError, match="does not tell whether volume media is there"):
+            docker.has_volume("media")
+    else:
+        assert docker.has_volume("media") is there

@@ -285,7 +285,7 @@ def _fill(
         if kind != SAFETY:
             # One before a restore may well be of what was lost, so nothing is compared with it either.
             before = newest(docker.stack.root, but=SAFETY)
-            backup_loss.judge(docker.stack, report, before, facts["rows"], meant=kind == MANUAL)
+            backup_loss.judge(docker.stack, report, before, facts, meant=kind == MANUAL)
         if level != CHECKSUM:
             verification.reach(docker, report, server, new, facts, trial)
     stack = docker.stack
@@ -442,7 +442,7 @@ def _tell(report: Report, done: Backup, why: str) -> None:
         verification.READ: f"all of it was read back{'; ' + why if why else ''}",
         RESTORE: f"it was restored, and all {sum(done.rows.values()):,} rows of {len(done.rows)} tables are there",
     }[done.level]
-    report.say(f"    backup {done.id} verified by {done.level}: {how}")
+    report.say(f"    backup {done.id} verified by {done.level}: {how}; {backup_loss.media_figures(done.media)}")
     for name in (done.media or {}).get("changed", ())[: verification.SHOWN]:
         report.say(f"    media file {name!r} was written to whenever it was read; what was read last is kept")
     for name in (done.media or {}).get("left_out", ())[: verification.SHOWN]:

@@ -306,9 +306,19 @@ class Docker:
         return str(service["image"]), service.get("environment") or {}
 
     def has_volume(self, name: str) -> bool:
-        """Tell whether a volume of that name is there."""
+        """Tell whether a volume of that name is there.
+
+        Raises:
+            EngineError: the engine does not answer that.
+        """
         found = docker_socket.there(f"/volumes/{quote(name, safe='')}")
-        return command.run(["docker", "volume", "inspect", name]).code == 0 if found is None else found
+        if found is None:
+            done = command.run(["docker", "volume", "inspect", name])
+            if done.code and "no such volume" not in done.err.lower():
+                problem = f"Docker does not tell whether volume {name} is there:\n{command.tail(done.err)}"
+                raise EngineError("docker", problem, "docker info    (does the engine answer?)")
+            found = done.code == 0
+        return found
 
 
 def compose_plugin() -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kit_engine import command, external, media_away, media_writer, releases, streams, throw_away
+from kit_engine.backup_loss import media_figures
 from kit_engine.beside import Ending
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -58,6 +59,8 @@ def stage(
     """
     volume = volume_of(docker)
     away = bool(found.get(media_away.SNAPSHOT))
+    if not volume and (found.get("media") or {}).get("files"):
+        report.say(f"    warning: {media_figures(found['media'])}, are not brought back: there is no media volume")
     if not volume or not (away or (folder / MEDIA_LIST).is_file()):
         return False
     releases.replace(docker.stack.root / NOTE, json.dumps({"kept": kept}) + "\n")
