@@ -40,11 +40,10 @@ _ASK_CLIENT = f"""
 exec "$@"
 """
 # One JSON array a table: its name as SQL writes it, its rows. What an extension brings is not dumped, but made anew.
-COUNTS = """
-SET search_path = pg_catalog;
-SET statement_timeout = 0;
+_COUNT = """
 SELECT format('SELECT json_build_array(%L, (SELECT count(*) FROM ONLY %I.%I))',
-              format('%I.%I', n.nspname, c.relname), n.nspname, c.relname)
+              format('%I.%I', n.nspname, c.relname), n.nspname, c.relname)"""
+_TABLES = """
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     AND NOT EXISTS (SELECT FROM pg_depend d
@@ -52,6 +51,14 @@ SELECT format('SELECT json_build_array(%L, (SELECT count(*) FROM ONLY %I.%I))',
   ORDER BY n.nspname, c.relname
 \\gexec
 """
+_SET = """
+SET search_path = pg_catalog;
+SET statement_timeout = 0;
+"""
+COUNTS = f"{_SET}{_COUNT}{_TABLES}"
+# A transaction holds the locks on each table and all its indexes to its end, and a server has room for some thousands
+# in all. What is rolled back to a savepoint gives them back, and leaves the snapshot.
+_COUNTS_WITHIN = f"{_SET}SAVEPOINT counted;{_COUNT}, 'ROLLBACK TO SAVEPOINT counted'{_TABLES}"
 _BEGIN = """
 SET idle_in_transaction_session_timeout = 0;
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
@@ -198,7 +205,7 @@ def snapshot(docker: Docker, session: Session, wanted: Database) -> Iterator[Sna
     Raises:
         EngineError: the database refuses, or ended the session.
     """
-    session.tell(f"{backup_role.becoming(wanted)}{_BEGIN}{COUNTS}")
+    session.tell(f"{backup_role.becoming(wanted)}{_BEGIN}{_COUNTS_WITHIN}")
     line = session.line("{")
     if not line:
         raise (_refused if session.became else backup_role.not_made)(docker, wanted, session.why())
