@@ -193,6 +193,10 @@ def test_a_drill_reads_the_place_part_by_part_and_finds_damage(host: HostRelease
         bad = next(told for told in drills if told.code)
         assert bad.json["code"] == "offsite"
         assert state(host)["check_problem"]
+        # The next one does not read past it.
+        again = host.engine("scheduled", "drill", "--json")
+        assert again.json["code"] == "offsite"
+        assert state(host)["check_problem"]
         assert "its check FAILED" in host.engine("status").out
 
 

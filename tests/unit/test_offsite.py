@@ -15,6 +15,7 @@ import pytest
 from kit_engine import (
     backup_offsite,
     backup_stream,
+    command,
     dump_feed,
     masking,
     media_away,
@@ -390,6 +391,40 @@ def test_a_check_keeps_no_backup_waiting(tmp_path: Path, fake: Fake) -> None:
     told = offsite_place.state(found)
     assert (told.loose, told.part, told.check_problem) == (True, 3, "")
     assert told.checked
+
+
+def test_a_part_that_was_not_good_is_read_again_until_it_is(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _ = streams_to(tmp_path)
+    found = replace(found, backup=replace(found.backup, offsite_check_parts=3))
+    program = fake.folder / "restic"
+    good, report = program.read_text(), Report("drill", as_json=True)
+    backup_offsite.check(found, report)
+    for said, wrong in (("pack 1f is damaged", "pack 1f"), ("connect: no route to host", "no route")):
+        program.write_text(f"{good}echo {shlex.quote(said)} >&2\nexit 1\n")
+        with pytest.raises(EngineError, match=wrong):
+            backup_offsite.check(found, report)
+        told = offsite_place.state(found)
+        assert wrong in told.check_problem
+        assert told.part == 1
+    # One that was cut off has found nothing, and does not take back what was.
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backup_offsite.check(found, report)
+    assert "no route" in offsite_place.state(found).check_problem
+    program.write_text(good)
+    for _ in range(3):
+        backup_offsite.check(found, report)
+    assert (offsite_place.state(found).part, offsite_place.state(found).check_problem) == (1, "")
+    called = (fake.folder / "called").read_text().splitlines()
+    assert [line[-3:] for line in called if line.startswith("check ")] == ["1/3", "2/3", "2/3", "2/3", "3/3", "1/3"]
+
+
+def interrupted(*_: object, **__: object) -> None:
+    """Somebody ends it."""
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(("lost", "part"), [("dump:9", "dump"), ("media:9", "media"), ("", "")])

@@ -117,7 +117,7 @@ def copy_made(stack: Stack, report: Report, given: str) -> None:
 
 
 def check(stack: Stack, report: Report) -> None:
-    """Have restic check the place, and read one part of its data, the next one each time.
+    """Have restic check the place, and read one part of its data: the next one where the last one was good.
 
     Args:
         stack: whose; nothing is done where no place is configured.
@@ -132,18 +132,20 @@ def check(stack: Stack, report: Report) -> None:
     with restic.opened(stack) as place:
         _free(place, report)
         part = offsite_place.state(stack).part % parts + 1
-        problem = ""
         try:
             # It may take hours, and changes nothing: a backup that is streamed meanwhile does not wait for it.
             words = ("check", "--no-lock", f"--read-data-subset={part}/{parts}")
             place.demand(*words, limit=stack.backup.timeout_seconds)
         except EngineError as error:
-            problem = error.problem
+            _checked(stack, report, check_problem=error.problem)
             raise
-        finally:
-            with offsite_place.alone(stack, report):
-                offsite_place.note(stack, part=part, checked=time.time(), check_problem=problem)
+    _checked(stack, report, check_problem="", part=part)
     report.say(f"    off-site: part {part} of {parts} was read, all of it is good")
+
+
+def _checked(stack: Stack, report: Report, **found: Any) -> None:
+    with offsite_place.alone(stack, report):
+        offsite_place.note(stack, checked=time.time(), **found)
 
 
 def _free(place: Place, report: Report) -> None:

@@ -46,7 +46,8 @@ class State:
         ended: when, in seconds since 1970; ``good``: when the last good one ended. 0 for never.
         problem: what was wrong; empty where nothing was.
         again: ids whose copy there is known to lack something.
-        part: of the place's data that was read last by a check, and ``checked`` when; ``check_problem`` what it found.
+        part: of the place's data that was read last and found good.
+        checked: when something was checked there last, in seconds since 1970; ``check_problem``: what was wrong.
         loose: whether snapshots went whose data was not removed yet.
     """
 
