@@ -24,7 +24,9 @@ VALID: dict[str, Any] = {
     "app_domains": ["www.example.com"],
     "vault_secrets": {"KEY": GOOD_KEY, "PGPASSWORD": "pa55word-of-a-test-9"},
 }
-
+BAD_PINGS = ("ping.example.com/0a1b", "ftp://ping.example.com", "https:///0a1b", "https://ping.example.com:port/0a1b",
+             "https://me:canary@ping.example.com/x", "https://ping.example.com/\u00fc",
+             "https://ping.example.com/0a 1b", "https://ping.example.com/0a1b\n")  # fmt: skip
 
 MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"vault_secrets": {}}, ["secret KEY has no value", "secret PGPASSWORD has no value", "make secrets ENV=prod"]),
@@ -88,6 +90,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"backup_jobs": -1}, ["backup_jobs is -1; allowed: 0", "to 32"]),
     ({"backup_jobs": 33}, ["backup_jobs is 33; allowed: 0"]),
+    *(({"backup_ping_url": url}, [f"backup_ping_url {url!r} is no address", "such as https://"]) for url in BAD_PINGS),
     ({"backup_local_copy": False}, ["backup_local_copy is false, and no backup_offsite_repository says where"]),
     ({"vault_backup_offsite": OFFSITE}, ["no backup_offsite_repository says where copies go"]),
     (
@@ -95,6 +98,11 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         ["backup_offsite_check_parts is at least 1"],
     ),
 ]
+
+
+@pytest.mark.parametrize("url", ["https://ping.example.com/0a1b-2c", "http://[::1]:8080/x?up=1", "http://watch_er", ""])
+def test_an_address_that_can_be_asked_is_taken(url: str) -> None:
+    assert not problems_of(FIXTURE, "prod", {**VALID, "backup_ping_url": url})
 
 
 def test_a_database_whose_backups_are_a_providers_may_have_any_name() -> None:

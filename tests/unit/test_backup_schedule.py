@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import socketserver
 import threading
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from kit_engine import at_boot, backup_schedule, cli, hooks, lock, pending, recovery, releases, stack, systemd
+from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.report import Report
 from kit_engine.stack import Stack
@@ -215,6 +217,33 @@ def test_the_dead_mans_switch_is_asked(prod: Stack, capsys: pytest.CaptureFixtur
     assert asked == ["/switch", "/switch/fail"]
     backup_schedule.ping(watched, report)
     assert "did not answer" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("answer", [b"nothing of the web\r\n\r\n", b"HTTP/1.1 " + b"x" * 70_000, b""])
+def test_an_answer_that_is_none_hides_no_failure(
+    prod: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: bytes
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(hooks, "warn", lambda _docker, moment, *_: told.append(moment))
+    releases.write(prod.root, releases.Record(id="one", env="prod", started="2026-01-01T00:00:00Z", state="good"))
+
+    class Handler(socketserver.BaseRequestHandler):
+        """Answers so."""
+
+        def handle(self) -> None:
+            self.request.recv(1000)
+            self.request.sendall(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for url in (f"http://127.0.0.1:{server.server_address[1]}", "http://127.0.0.1:port", "http://127.0.0.1/a b"):
+            docker = Docker(replace(prod, backup=replace(prod.backup, ping_url=url)))
+            report = Report("scheduled", as_json=False)
+            with pytest.raises(EngineError, match="no room"), backup_schedule.noted([docker].pop, report, "backup"):
+                raise EngineError("backup", "no room", "look")
+        server.shutdown()
+    assert told == [hooks.AFTER_BACKUP_FAILURE] * 3
+    assert "".join(capsys.readouterr()).count("warning: backup_ping_url did not answer") == 3
 
 
 @pytest.mark.parametrize("what", ["backup", "drill"])

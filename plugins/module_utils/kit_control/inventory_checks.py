@@ -40,6 +40,8 @@ _DOMAIN = re.compile(schema()["$defs"]["domain"]["pattern"])
 # restic's backends, and a folder of this host's, as of a disk that is mounted there.
 _PLACE = re.compile(r"^(sftp|s3|rest|b2|azure|gs|swift|rclone):\S+$|^/\S+$")
 _LOGIN_IN_URL = re.compile(r"//[^/@\s]+:[^/@\s]+@")
+# What Python's client can ask: no login, and no character that it would refuse each night.
+_PING_URL = re.compile(r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?][!-~]*)?$")
 _SHORTEST_PASSWORD = 12
 _CHECKS_BY_TYPE = {
     "integer": (re.compile(r"^[+-]?[0-9]+$"), "a whole number"),
@@ -77,6 +79,7 @@ def problems(manifest: Manifest, settings: Settings, stack: Stack, env: str, ima
         *_modes(settings, where),
         *_database_name(settings, where),
         *_jobs(settings, where),
+        *_ping(settings, where),
         *_offsite(settings, where),
     ]
 
@@ -86,6 +89,15 @@ def _jobs(settings: Settings, where: str) -> Iterator[str]:
         yield (
             f"{where}: backup_jobs is {settings['backup_jobs']}; allowed: 0 to {MOST_JOBS}; by 0 the kit decides, "
             "by the database's size and the host's processors"
+        )
+
+
+def _ping(settings: Settings, where: str) -> Iterator[str]:
+    url = str(settings["backup_ping_url"])
+    if url and not _PING_URL.fullmatch(url):
+        yield (
+            f"{where}: backup_ping_url {url!r} is no address that can be asked; write http:// or https://, a host and "
+            "a path of plain characters without spaces or a login, such as https://ping.example.com/0a1b2c"
         )
 
 

@@ -307,11 +307,11 @@ def ping(stack: Stack, report: Report, what: str = "") -> None:
         report.say("    warning: backup_ping_url is no address of the web; nobody was told")
         return
     # It takes as long to load as the rest of the engine together, and few verbs call anybody.
-    request = import_module("urllib.request")
+    request, client = import_module("urllib.request"), import_module("http.client")
     try:
         with request.urlopen(f"{url.rstrip('/')}{what}", timeout=PING_SECONDS):
             pass
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, client.HTTPException) as error:
         report.say(f"    warning: backup_ping_url did not answer: {error}")
 
 
