@@ -427,6 +427,20 @@ def interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_a_place_that_does_not_answer_in_time_is_named(tmp_path: Path, fake: Fake) -> None:
+    found, _ = streams_to(tmp_path)
+    (fake.folder / "restic").write_text("#!/bin/sh\nexec sleep 60\n")
+    found = replace(found, backup=replace(found.backup, timeout_seconds=1))
+    for limit, more in ((1, True), (0.5, False)):
+        with restic.opened(found) as place, pytest.raises(EngineError) as refused:
+            place.demand("check", limit=limit)
+        assert refused.value.code == "offsite"
+        assert "`restic check` failed" in refused.value.problem
+        assert "s3:https://s3.test/bucket has not answered within" in refused.value.problem
+        assert "reaches it" in refused.value.remedy
+        assert ("backup_timeout_seconds in inventories/prod" in refused.value.remedy) is more
+
+
 @pytest.mark.parametrize(("lost", "part"), [("dump:9", "dump"), ("media:9", "media"), ("", "")])
 def test_what_went_from_there_is_damage_and_no_answer_is_none(tmp_path: Path, fake: Fake, lost: str, part: str) -> None:
     found, _ = streams_to(tmp_path)

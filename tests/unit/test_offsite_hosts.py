@@ -48,7 +48,9 @@ def holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Holds:
 
             stack = made
 
-            def demand(self, *words: str) -> str:
+            def demand(self, *words: str, limit: float) -> str:
+                # A host that asks for the first time reads the whole index before that.
+                assert limit == made.backup.timeout_seconds
                 _, name, told = held[int(words[2])]
                 return json.dumps({"schema": 1, "id": name, "kind": "manual", "bytes": 1, "release": "", **told})
 

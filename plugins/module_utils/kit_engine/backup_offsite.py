@@ -284,7 +284,9 @@ def _made(one: Snapshot) -> tuple[bool, float, str]:
 
 
 def _manifest(place: Place, one: Snapshot) -> dict[str, Any]:
-    said = place.demand("dump", "--no-lock", one.id, f"/{offsite_place.TOP}/{backup.MANIFEST}")
+    words = ("dump", "--no-lock", one.id, f"/{offsite_place.TOP}/{backup.MANIFEST}")
+    # A host that asks for the first time reads the whole index of what lies there before that.
+    said = place.demand(*words, limit=place.stack.backup.timeout_seconds)
     told = backup.read(said, one.backup)
     if told is None:
         problem = f"The manifest of backup {one.backup} off-site is not what was written. Nothing was changed."

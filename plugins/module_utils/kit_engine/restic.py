@@ -86,8 +86,13 @@ class Place:
             raise self.failure(words[0], said) from None
 
     def demand(self, *words: str, limit: float = ASK_SECONDS) -> str:
-        """Run a command that must succeed; returns its output, raises as :meth:`ask`."""
-        done = command.run([*_LOW, *self.words, *words], limit=limit, env=self.env)
+        """Run a command that must succeed within so many seconds; returns its output, raises as :meth:`ask`."""
+        try:
+            done = command.run([*_LOW, *self.words, *words], limit=limit, env=self.env)
+        except EngineError as error:
+            if error.code != "timeout":
+                raise
+            raise self._late(words[0], limit) from None
         if done.code:
             raise self.failure(words[0], done.err or done.out)
         return done.out
@@ -169,13 +174,22 @@ class Place:
             time.sleep(LOOK_SECONDS)
         return done
 
-    def failure(self, what: str, said: str) -> EngineError:
-        """Word that a command failed: ``what`` of restic's own commands, and what it said."""
+    def _late(self, what: str, limit: float) -> EngineError:
+        remedy = "see that this host reaches it (network, firewall, the server's own log), then repeat the command"
+        if limit == self.stack.backup.timeout_seconds:
+            remedy += f"; for what takes longer: backup_timeout_seconds in inventories/{self.stack.env}"
+        said = f"{self.env['RESTIC_REPOSITORY']} has not answered within {limit:.0f} s; it was stopped."
+        return self.failure(what, said, remedy)
+
+    def failure(self, what: str, said: str, remedy: str = "") -> EngineError:
+        """Word that a command failed: ``what`` of restic's own commands, what it said, and what helps if we know."""
         told = command.tail(said, _SHOWN_LINES)
         log = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         told += f"\n{command.tail(log, _SHOWN_LINES)}" if log else ""
         return EngineError(
-            "offsite", f"`restic {what}` failed:\n{masking.masked(told, self.secrets)}", _remedy(self.stack)
+            "offsite",
+            f"`restic {what}` failed:\n{masking.masked(told, self.secrets)}",
+            remedy or f"mend what is named above, then: {self.stack.make('copy-offsite')}",
         )
 
 
@@ -250,7 +264,3 @@ def _json(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return told if isinstance(told, dict) else None
-
-
-def _remedy(stack: Stack) -> str:
-    return f"mend what is named above, then: {stack.make('copy-offsite')}"
