@@ -491,11 +491,8 @@ def _backing(docker: Docker, before: Sequence[Container], anew: set[str]) -> dic
 
 def _drop_sockets(docker: Docker) -> None:
     """Remove the socket folders of releases that have no web any more."""
-    sockets_folder = docker.stack.root / prepare.SOCKETS
-    # Made with the first release that needs it, and never where no nginx stands before web.
-    if not sockets_folder.is_dir():
-        return
     used = {item.release for item in docker.of(docker.stack.web)}
-    for folder in sockets_folder.iterdir():
+    # Where no nginx stands before web there is no such folder, and nothing in it.
+    for folder in (docker.stack.root / prepare.SOCKETS).glob("*"):
         if folder.is_dir() and not folder.is_symlink() and folder.name not in used:
             shutil.rmtree(folder)
