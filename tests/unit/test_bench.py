@@ -130,12 +130,12 @@ def test_a_failed_deploy_that_tells_no_cause_or_changed_what_serves_is_no_measur
     monkeypatch: pytest.MonkeyPatch, said: str, serves: str
 ) -> None:
     bed = bench_releases.Bed.__new__(bench_releases.Bed)
-    monkeypatch.setattr(bench_releases, "_version", lambda _bed: serves)
+    monkeypatch.setattr(bench_releases, "version", lambda _bed: serves)
     with pytest.raises(UnfitError):
         bench_releases._demand_refused(bed, said, "no such column", "old")
 
 
 def test_one_that_does_both_is(monkeypatch: pytest.MonkeyPatch) -> None:
     bed = bench_releases.Bed.__new__(bench_releases.Bed)
-    monkeypatch.setattr(bench_releases, "_version", lambda _bed: "old")
+    monkeypatch.setattr(bench_releases, "version", lambda _bed: "old")
     bench_releases._demand_refused(bed, "psycopg: no such column x", "no such column", "old")
