@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit_engine import hooks, one_off, pending, recovery, releases, releasing, rollout
+from kit_engine import ending, hooks, one_off, pending, recovery, releases, releasing, rollout
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.masking import MASK
@@ -49,6 +49,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(recovery, "serve", serve)
     monkeypatch.setattr(rollout, "give_up", lambda *_: None)
     monkeypatch.setattr(one_off, "remove_left", lambda _docker: None)
+    monkeypatch.setattr(ending, "remove_half_made", lambda _docker: None)
     recovery.docker_of.cache_clear()
     return tmp_path
 

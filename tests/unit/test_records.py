@@ -13,7 +13,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kit_engine import backup_schedule, cli, hooks, one_off, pending, recovery, releases, retention, rollout, runlog
+from kit_engine import (
+    backup_schedule,
+    cli,
+    ending,
+    hooks,
+    one_off,
+    pending,
+    recovery,
+    releases,
+    retention,
+    rollout,
+    runlog,
+)
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
 from kit_engine.masking import MASK
@@ -168,6 +180,7 @@ def test_how_a_run_that_was_cut_off_is_made_whole_is_noted_with_it_and_not_as_it
 
     monkeypatch.setattr(recovery, "docker_of", lambda _root, _id: docker)
     monkeypatch.setattr(one_off, "remove_left", lambda _docker: None)
+    monkeypatch.setattr(ending, "remove_half_made", lambda _docker: None)
     monkeypatch.setattr(rollout, "give_up", lambda *_: None)
     monkeypatch.setattr(recovery, "serve", serve)
     monkeypatch.setattr(backup_schedule, "schedule_verb", schedule)

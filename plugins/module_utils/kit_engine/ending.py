@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,9 @@ from typing import Optional
 from kit_engine import command, signals
 from kit_engine.docker import Container, Docker
 from kit_engine.errors import EngineError
+
+# What Compose calls a container until the one that it replaces is gone: that one's id comes before the name.
+_HALF_MADE = re.compile("[0-9a-f]{12}_")
 
 
 def stop(docker: Docker, containers: Sequence[Container], seconds: Optional[int] = None) -> None:
@@ -68,6 +72,15 @@ def remove(docker: Docker, containers: Sequence[Container], seconds: Optional[in
         return
     stop(docker, containers, seconds)
     _drop(containers)
+
+
+def remove_half_made(docker: Docker) -> None:
+    """Remove what a killed Compose had only created: replacing the same one again, it would find that name taken.
+
+    Args:
+        docker: the stack's containers.
+    """
+    remove(docker, [item for item in docker.containers() if item.created and _HALF_MADE.match(item.name)])
 
 
 def _drop(containers: Sequence[Container]) -> None:

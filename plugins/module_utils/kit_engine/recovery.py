@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Optional
 
-from kit_engine import edge, masking, one_off, pending, release, releases, restore_media, rollout
+from kit_engine import edge, ending, masking, one_off, pending, release, releases, restore_media, rollout
 from kit_engine import stack as stacks
 from kit_engine.docker import Docker
 from kit_engine.errors import EngineError
@@ -62,6 +62,7 @@ def recover(root: Path, report: Optional[Report] = None) -> str:
     report.say(f"    the {found.kind} of release {found.id} was cut off; the host is made whole first")
     # First: what a killed client left goes on, a migration above all.
     one_off.remove_left(docker_of(root, found.id))
+    ending.remove_half_made(docker_of(root, found.id))
     # Of the two links of the switch nginx follows the first.
     switched = releases.current(root) == found.id or _leads_to(docker_of(root, found.id).stack)
     if found.kind == RESTORE:
