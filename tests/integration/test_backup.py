@@ -233,7 +233,7 @@ def test_both_ways_to_media_give_the_same(host: HostReleases, tmp_path: Path, mo
 
 
 def test_a_media_file_that_changes_while_it_is_read_is_read_anew_and_told(host: HostReleases) -> None:
-    media(host, "sh", "-c", "head -c 60000000 /dev/zero > busy.bin")
+    media(host, "sh", "-c", "head -c 200000000 /dev/zero > busy.bin")
     container = host.containers()["web"][0]
     first = media(host, "stat", "-c", "%y", "busy.bin")
     words = ["docker", "exec", "--workdir", "/var/app/media", container, "python", "-c", WRITE, ENOUGH]

@@ -15,8 +15,9 @@ from uuid import uuid4
 import pytest
 import yaml
 from kit_control.services import project_name
-from support.engine_stack import docker, free_ports, remove_project
+from support.engine_stack import docker, remove_project
 from support.kit import FIXTURE, Run, playbook
+from testbed.hosts import free_ports
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from kit_engine import systemd
+from testbed.hosts import free_ports
 
 from support.engine import RECORD, base_image
 from support.kit import FIXTURE, ROOT
@@ -246,15 +246,6 @@ def install_packages(target: Path) -> None:
     # pytest's folders are private; the app inside is another user.
     target.chmod(0o755)
     subprocess.run([*words, "--require-hashes", "--compile-bytecode", "--requirement", str(lock)], check=True)
-
-
-def free_ports(count: int) -> list[int]:
-    """Find ports of 127.0.0.1 that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def docker(*words: str) -> str:

@@ -18,9 +18,10 @@ from uuid import uuid4
 import yaml
 from kit_control import release_archive
 from kit_control.services import project_name
+from testbed.hosts import free_ports
 
 from support.engine import app_image, base_image
-from support.engine_stack import PACKAGES, docker, free_ports, remove_project
+from support.engine_stack import PACKAGES, docker, remove_project
 from support.kit import FIXTURE, playbook
 from support.prod_stack import lay_out
 from support.traffic import Summary, Traffic, summary

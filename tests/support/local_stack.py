@@ -16,8 +16,9 @@ from uuid import uuid4
 import yaml
 from kit_control.services import project_name
 from kit_control.settings import APP_UID
+from testbed.hosts import free_ports
 
-from support.engine_stack import docker, free_ports, remove_project
+from support.engine_stack import docker, remove_project
 from support.kit import ROOT, Run, playbook
 
 # The first deploy builds the app's image: 15 s here, with packages in uv's cache.

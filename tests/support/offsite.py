@@ -17,9 +17,9 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from kit_engine.stack import OFFSITE_SECRETS
+from testbed.hosts import free_ports
 
 from support.backups import limits
-from support.engine_stack import free_ports
 from support.host_releases import HostReleases
 from support.kit import ROOT
 

@@ -16,9 +16,10 @@ from uuid import uuid4
 
 import yaml
 from kit_control.services import project_name
+from testbed.hosts import free_ports
 
 from support.engine import RECORD, app_image, base_image
-from support.engine_stack import PACKAGES, docker, free_ports, remove_project
+from support.engine_stack import PACKAGES, docker, remove_project
 from support.kit import EXAMPLE, playbook
 
 # A name of its own: whatever of this name is on the machine is ours to remove.

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from testbed.hosts import Host
+from testbed.hosts import Host, free_ports
 
-from support.engine_stack import free_ports
 from support.kit import ROOT
 
 FOLDER = ROOT / "build/test/registry"

@@ -394,7 +394,7 @@ def _create(
     keys = _key_archive(key, folder / "id_ed25519")
     for attempt in range(5):
         inside = (22, *publish)
-        outside = dict(zip(inside, _free_ports(len(inside)), strict=True))
+        outside = dict(zip(inside, free_ports(len(inside)), strict=True))
         ports = [word for port, to in outside.items() for word in ("--publish", f"{LOOPBACK}:{to}:{port}")]
         # The engine's default network on purpose: in a network of its own a host gets the engine's resolver
         # at 127.0.0.11, which containers inside the host cannot reach.
@@ -447,7 +447,8 @@ def _key_archive(host_key: Path, login_key: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Find ports of this machine's loopback that nobody listens on, none of which a connection is given by chance."""
     found: list[int] = []
     for port in random.sample(PORTS, 200):
         with socket.socket() as trial:

@@ -30,8 +30,8 @@ from kit_engine.errors import EngineError
 from kit_engine.offsite_place import Snapshot, State
 from kit_engine.report import Report
 from kit_engine.stack import OFFSITE_SECRETS, Stack
-from support.engine_stack import free_ports
 from support.kit import ROOT
+from testbed.hosts import free_ports
 
 CANARY = "canary-5tR1unit"
 
