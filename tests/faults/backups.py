@@ -21,7 +21,7 @@ from faults import written_between
 BEGIN, END = "<!-- backup faults: make test-backup-faults -->\n", "<!-- end of the backup faults -->\n"
 FILES = (
     *("backup", "backup_faults", "backup_keeping", "backup_parallel", "backup_offsite", "backup_stream"),
-    *("restore", "restore_others", "backup_external", "external_faults", "external_tls", "disaster"),
+    *("restore", "restore_lost", "restore_others", "backup_external", "external_faults", "external_tls", "disaster"),
 )
 
 
