@@ -97,7 +97,7 @@ def test_the_unit_goes_with_the_stack(bed: Bed) -> None:
     # With nothing under way it has nothing to do.
     assert bed.root(f"cd {ROOT}; ./docker-manage.sh prod recover").strip() == "Nothing is under way."
     bed.root(f"cd {ROOT}; ./docker-manage.sh prod destroy --confirm prod")
-    assert bed.root(f"ls /etc/systemd/system | grep -c {bed.project}- || true").strip() == "0"
+    assert bed.root(f"find /etc/systemd/system -name '{bed.project}-*'") == ""
 
 
 def _containers(bed: Bed) -> list[str]:
