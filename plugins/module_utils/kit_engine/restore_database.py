@@ -40,6 +40,11 @@ def size(docker: Docker, server: Container, wanted: Database) -> Optional[int]:
     return next((int(one) for one in _rows(docker, server, wanted, query)), None)
 
 
+def names(docker: Docker, server: Container, wanted: Database) -> set[str]:
+    """Give the names of all databases of a server; raises as :func:`size`."""
+    return set(_rows(docker, server, wanted, "SELECT datname FROM pg_database"))
+
+
 def create(docker: Docker, server: Container, wanted: Database, new: str) -> None:
     """Make an empty database of the encoding and collation of the one in use: the server's own may be others.
 
@@ -69,9 +74,9 @@ def drop_unfinished(docker: Docker, server: Container, wanted: Database) -> None
 
 def kept(docker: Docker, server: Container, wanted: Database) -> dict[str, int]:
     """Give the databases that restores have replaced, and the bytes of each; raises as :func:`create`."""
-    names = ", ".join(f"'{name}'" for name in _named(docker, server, wanted, "before"))
-    sizes = f"SELECT datname || '|' || pg_database_size(datname) FROM pg_database WHERE datname IN ({names})"  # noqa: S608 - names of ours
-    told = (line.rpartition("|") for line in (_rows(docker, server, wanted, sizes) if names else []))
+    listed = ", ".join(f"'{name}'" for name in _named(docker, server, wanted, "before"))
+    sizes = f"SELECT datname || '|' || pg_database_size(datname) FROM pg_database WHERE datname IN ({listed})"  # noqa: S608 - names of ours
+    told = (line.rpartition("|") for line in (_rows(docker, server, wanted, sizes) if listed else []))
     return {name: int(taken) for name, _, taken in sorted(told)}
 
 
@@ -99,7 +104,7 @@ def swap(docker: Docker, server: Container, wanted: Database, new: str, kept_as:
 def _named(docker: Docker, server: Container, wanted: Database, kind: str) -> list[str]:
     """Those that a restore has named so, and nobody else's whose name is like them."""
     ours = re.compile(f"{re.escape(wanted.name)}_{kind}_[0-9]{{8}}_[0-9]{{6}}")
-    return [name for name in _rows(docker, server, wanted, "SELECT datname FROM pg_database") if ours.fullmatch(name)]
+    return sorted(name for name in names(docker, server, wanted) if ours.fullmatch(name))
 
 
 def _rows(docker: Docker, server: Container, wanted: Database, query: str) -> list[str]:

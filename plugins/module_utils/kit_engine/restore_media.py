@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kit_engine import command, external, media_away, media_writer, releases, streams, throw_away
+from kit_engine import command, external, media_away, media_writer, releases, restore_database, streams, throw_away
 from kit_engine.backup_loss import media_figures
 from kit_engine.beside import Ending
 from kit_engine.docker import Docker
@@ -147,17 +147,8 @@ def forget(docker: Docker, wanted: Database) -> None:
 
 def _there(docker: Docker, wanted: Database, names: Collection[str]) -> set[str]:
     """Which of some databases there are."""
-    # Each is a database's of ours with a time behind it, and holds no quote (database_name).
-    listed = ", ".join(f"'{name}'" for name in names)
-    query = f"SELECT datname FROM pg_database WHERE datname IN ({listed})"  # noqa: S608 - see above
-    words = ["psql", "--no-psqlrc", "--no-password", "--tuples-only", "--no-align", f"--username={wanted.user}"]
-    words += ["--dbname=postgres", f"--command={query}"]
     with external.reached(docker, wanted, lacking=True) as server:
-        asked = docker.execute(server, words, limit=command.QUICK_SECONDS)
-    if asked.code:
-        problem = f"Whether the databases from before are there cannot be asked:\n{command.tail(asked.err)}"
-        raise EngineError("database", problem, wanted.look(docker.stack))
-    return set(asked.out.split())
+        return restore_database.names(docker, server, wanted) & set(names)
 
 
 def _noted(docker: Docker) -> set[str]:
